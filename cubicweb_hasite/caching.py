@@ -1,0 +1,54 @@
+"""Who may store a response, and for how long: the one policy of the cube (RFC 9111).
+
+A response that shared caches may store holds only what an anonymous visitor may read, carries
+no cookie, and varies on nothing that a visitor controls.
+"""
+
+from webob import Response
+
+NO_STORE = "no-store"
+#: how long a redirect from a former eid may be kept, in seconds: an image may be replaced again
+REDIRECT_MAX_AGE = 60
+_ONE_YEAR = 365 * 24 * 3600
+
+
+def cache_control(*, shared: bool, max_age: int | None) -> str:
+    """Return the value of Cache-Control for data that the visitor may read.
+
+    :param shared: whether an anonymous visitor may read it too
+    :param max_age: for how long the data may be used without asking, in seconds; None for data
+        that may change under its URL, which is to be revalidated at each use
+    """
+    who = "public" if shared else "private"
+    if max_age is None:
+        return f"{who}, no-cache"
+    # RFC 8246: browsers do not even revalidate on reload
+    forever = ", immutable" if max_age >= _ONE_YEAR else ""
+    return f"{who}, max-age={max_age}{forever}"
+
+
+def redirect_cache_control(*, shared: bool) -> str:
+    """Return the value of Cache-Control for the redirect from a former eid."""
+    return cache_control(shared=shared, max_age=REDIRECT_MAX_AGE)
+
+
+def protect(response: Response, *, static: bool) -> None:
+    """Keep what another view answered from shared caches where they must not have it.
+
+    Errors, and redirects that are not said to be cacheable, are not stored. What sets a cookie
+    is for one visitor, and is marked so unless it is a static file, which needs no cookie.
+    """
+    headers = response.headers
+    value = headers.get("Cache-Control", "")
+    directives = {directive.split("=")[0].strip().lower() for directive in value.split(",")}
+    if directives & {"no-store", "private"}:
+        return
+    if response.status_code >= 400 or (
+        300 <= response.status_code < 400 and response.status_code != 304 and not value
+    ):
+        headers["Cache-Control"] = NO_STORE
+    elif "Set-Cookie" in headers:
+        if static or "public" in directives:
+            del headers["Set-Cookie"]
+        else:
+            headers["Cache-Control"] = f"{value}, private" if value else "private"

@@ -1,0 +1,184 @@
+"""Serve the data of an entity over HTTP: validators, preconditions and ranges (RFC 9110).
+
+Reads the data only when the response needs it.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from urllib.parse import quote
+
+from cubicweb.entity import Entity
+from logilab.mtconverter import BINARY_ENCODINGS
+from pyramid.response import Response
+from webob import Request
+
+from cubicweb_hasite import caching
+from cubicweb_hasite.urls import Representation
+
+log = logging.getLogger(__name__)
+
+# What a browser shows without being able to run anything in it (so no SVG); all else is
+# downloaded as a file.
+_INLINE = {
+    f"image/{subtype}"
+    for subtype in ("apng", "avif", "bmp", "gif", "jpeg", "png", "webp", "x-icon")
+}
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
+_CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The representation of an entity that a request selects (RFC 9110, section 3.2)."""
+
+    content_type: str
+    file_name: str
+    etag: str
+    last_modified: datetime
+    cache_control: str
+    #: returns the bytes, None where there are none
+    read: Callable[[], bytes | None]
+
+
+def select(
+    entity: Entity, representation: Representation, *, shared: bool, max_age: int | None
+) -> Selected | None:
+    """Return the representation of an entity's data, None if the entity has not such a one.
+
+    :param shared: whether an anonymous visitor may read the entity and its data
+    :param max_age: for how long immutable data may be cached, in seconds; None where the URL
+        does not name the eid, so that other data may come under it
+    """
+    if representation == "thumbnail":
+        adapter = entity.cw_adapt_to("IThumbnail")
+        if adapter is None:
+            return None
+        content_type, file_name = "image/png", adapter.thumbnail_file_name()
+        size = entity._cw.vreg.config["image-thumb-size"]
+        variant, read = f"-{size}", partial(_thumbnail, adapter)
+    else:
+        adapter = entity.cw_adapt_to("IDownloadable")
+        if adapter is None:
+            return None
+        content_type, file_name = _content_type(adapter), adapter.download_file_name()
+        variant, read = "", adapter.download_data
+    data = entity.cw_adapt_to("IImmutableData")
+    immutable = max_age is not None and data is not None and data.immutable
+    modified = _aware(entity.modification_date)
+    # The time of the last change, to the microsecond, validates the bytes without reading
+    # them: they change in no other way.
+    return Selected(
+        content_type=content_type,
+        file_name=file_name or str(entity.eid),
+        etag=f"{entity.eid}-{(modified - _EPOCH) // timedelta(microseconds=1):x}{variant}",
+        last_modified=modified.replace(microsecond=0),
+        cache_control=caching.cache_control(shared=shared, max_age=max_age if immutable else None),
+        read=read,
+    )
+
+
+def respond(request: Request, selected: Selected) -> Response:
+    """Answer a GET or HEAD request for a representation."""
+    response = Response()
+    response.headers.clear()
+    response.headers["Cache-Control"] = selected.cache_control
+    response.etag = selected.etag
+    response.last_modified = selected.last_modified
+    # RFC 9110, section 13.2.2: the order of the preconditions
+    if "If-Match" in request.headers:
+        if selected.etag not in request.if_match:
+            return refuse(412)
+    elif request.if_unmodified_since and selected.last_modified > request.if_unmodified_since:
+        return refuse(412)
+    if _not_modified(request, selected):
+        response.status_code = 304
+        return response
+
+    body = selected.read()
+    if body is None:
+        return refuse(404)
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Content-Type"] = selected.content_type
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Disposition"] = content_disposition(
+        selected.file_name, inline=selected.content_type in _INLINE
+    )
+    # RFC 9110, section 14.2: a range means something for GET alone; several ranges are ignored
+    if request.method == "GET" and request.range and response in request.if_range:
+        content_range = request.range.content_range(len(body))
+        if content_range is None:
+            response = refuse(416)
+            response.headers["Content-Range"] = f"bytes */{len(body)}"
+            return response
+        response.status_code = 206
+        response.content_range = content_range
+        body = body[content_range.start : content_range.stop]
+    response.body = body
+    return response
+
+
+def without_cookies(request) -> None:
+    """Let no cookie leave with the response to a Pyramid request.
+
+    To be called once the session has been looked at: callbacks run in the order of their coming.
+    """
+    request.add_response_callback(
+        lambda request, response: response.headers.pop("Set-Cookie", None)
+    )
+
+
+def refuse(status: int) -> Response:
+    """Return an error in plain text that no cache keeps."""
+    response = Response(status=status, content_type="text/plain", charset="utf-8")
+    response.headers["Cache-Control"] = caching.NO_STORE
+    response.text = f"{response.status}\n"
+    return response
+
+
+def content_disposition(file_name: str, *, inline: bool) -> str:
+    """Return the value of Content-Disposition for a file name (RFC 6266 and RFC 8187)."""
+    printable = "".join(char for char in file_name if char.isprintable())
+    name = printable.replace("/", "_").replace("\\", "_")[-_MAX_NAME:] or "file"
+    ascii_name = name.encode("ascii", "replace").decode().replace('"', "_").replace("%", "_")
+    value = f'{"inline" if inline else "attachment"}; filename="{ascii_name}"'
+    if ascii_name != name:
+        value += f"; filename*=UTF-8''{quote(name, safe='')}"
+    return value
+
+
+def _not_modified(request: Request, selected: Selected) -> bool:
+    if "If-None-Match" in request.headers:  # then If-Modified-Since is ignored
+        return selected.etag in request.if_none_match
+    since = request.if_modified_since
+    return since is not None and selected.last_modified <= since
+
+
+def _thumbnail(adapter) -> bytes | None:
+    try:
+        return adapter.thumbnail_data() or None
+    except Exception as exc:  # Pillow raises errors of many types on data that is no image
+        log.warning("no thumbnail of %s: %s", adapter.entity, exc)
+        return None
+
+
+def _content_type(adapter) -> str:
+    """Return the media type as stock CubicWeb's download view does, made safe for a header."""
+    encoding = adapter.download_encoding()
+    if encoding in BINARY_ENCODINGS:
+        return f"application/{encoding}"
+    content_type = adapter.download_content_type() or ""
+    if not _MEDIA_TYPE.fullmatch(content_type):
+        return "application/octet-stream"
+    if content_type.startswith("text/") and encoding and _CHARSET.fullmatch(encoding):
+        return f"{content_type}; charset={encoding}"
+    return content_type
+
+
+def _aware(date: datetime) -> datetime:
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -1,0 +1,186 @@
+"""The cube's faces in Pyramid: monitors, URLs of entities, protection of shared caches."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from urllib.parse import urlsplit
+
+from cubicweb.entity import Entity
+from cubicweb.pyramid import tools
+from cubicweb.server.session import Connection
+from pyramid.config import Configurator
+from pyramid.events import NewResponse
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
+
+from cubicweb_hasite import caching, downloads, probes, replacement, urls
+
+Handler = Callable[[Request], Response]
+
+# directories that CubicWeb serves to everybody alike (cubicweb_web.views.staticcontrollers)
+_STATIC = ("/data/", "/static/", "/fckeditor/")
+
+
+def includeme(config: Configurator) -> None:
+    """Register the routes of the monitors, the tween and the subscriber."""
+    for name in probes.PROBES:
+        route = f"hasite_{name}"
+        config.add_route(route, "/view", request_param=f"vid={name}")
+        config.add_view(monitor, route_name=route, request_method="GET")
+    config.add_tween(
+        "cubicweb_hasite.pyramid.entity_url_tween_factory",
+        under=EXCVIEW,
+        over="cubicweb_web.bwcompat.TweenHandler",
+    )
+    config.add_subscriber(protect_caches, NewResponse)
+
+
+def monitor(request: Request) -> Response:
+    """Answer a monitor: the text of its probe, 200 when all is well and 503 when not."""
+    name = request.matched_route.name.removeprefix("hasite_")
+    reading = probes.read(name, request.registry["cubicweb.repository"])
+    response = Response(
+        reading.text, status=reading.status, content_type="text/plain", charset="utf-8"
+    )
+    response.headers["Cache-Control"] = caching.NO_STORE
+    return response
+
+
+def protect_caches(event: NewResponse) -> None:
+    """Apply :func:`caching.protect` to what any view of the instance answers."""
+    caching.protect(event.response, static=event.request.path_info.startswith(_STATIC))
+
+
+def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Answer downloads, and lead former eids on, before CubicWeb dispatches the request.
+
+    Waiting for a 404 would not do: a process that still has a former eid in its type cache
+    answers a page or an error instead.
+    """
+    config = registry["cubicweb.config"]
+    base_url = config["base-url"].rstrip("/")
+    prefix = urlsplit(base_url).path if config["receives-base-url-path"] else ""
+    languages = ()
+    if config.get("language-mode") == "url-prefix":
+        languages = config.available_languages()
+    pattern = urls.path_pattern(prefix, languages)
+    root = base_url.removesuffix(prefix)
+
+    def entity_url_tween(request: Request) -> Response:
+        if request.method in ("GET", "HEAD") and (url := urls.entity_url(request, pattern)):
+            visit = _Visit(request, url, root)
+            response = visit.page() if url.representation is None else visit.download()
+            if response is not None:
+                return response
+        return handler(request)
+
+    return entity_url_tween
+
+
+class _Visit:
+    """A GET or HEAD request for the URL of an entity.
+
+    Both faces return None where the answer is CubicWeb's own.
+    """
+
+    def __init__(self, request: Request, url: urls.EntityURL, root: str):
+        self.request = request
+        self.url = url
+        self.root = root
+        self.repo = request.registry["cubicweb.repository"]
+        self.anonymous_eid = request.registry.get("cubicweb.anonymous_eid")
+
+    def page(self) -> Response | None:
+        return self._redirect() if self._is_gone() else None
+
+    def download(self) -> Response | None:
+        with closing(self._connections()) as connections:
+            for cnx, shared in connections:
+                entity = _readable(cnx, self.url.eid)
+                if entity is not None:
+                    return self._send(entity, shared)
+        if self.anonymous_eid is None and not self.request.authenticated_userid:
+            return None  # CubicWeb asks to log in
+        if self._is_gone():
+            return self._redirect() or downloads.refuse(404)
+        return downloads.refuse(403)
+
+    def _send(self, entity: Entity, shared: bool) -> Response | None:
+        types = {entity.e_schema.type, *(e.type for e in entity.e_schema.ancestors())}
+        if self.url.etype is not None and self.url.etype not in {t.lower() for t in types}:
+            return downloads.refuse(404)
+        selected = downloads.select(
+            entity,
+            self.url.representation,
+            shared=shared,
+            max_age=self.repo.config["hasite-image-max-age"],
+        )
+        if selected is None:
+            return None
+        if not shared:
+            downloads.without_cookies(self.request)
+        return downloads.respond(self.request, selected)
+
+    def _is_gone(self) -> bool:
+        if self.url.eid > urls.MAX_EID:
+            return True
+        with self.repo.internal_cnx() as cnx:
+            return replacement.entity_type(cnx, self.url.eid) is None
+
+    def _redirect(self) -> Response | None:
+        """Lead a former eid on, if the visitor may read the entity that had it."""
+        if self.url.eid > urls.MAX_EID:
+            return None
+        with self.repo.internal_cnx() as cnx:
+            current = replacement.current_eid(cnx, self.url.eid)
+        if current is None:
+            return None
+        with closing(self._connections()) as connections:
+            for cnx, shared in connections:
+                if _readable(cnx, current) is not None:
+                    response = Response(status=301, content_type="text/plain", charset="utf-8")
+                    # not from the Host of the request, which a visitor controls
+                    response.location = self.root + self.url.with_eid(current)
+                    response.headers["Cache-Control"] = caching.redirect_cache_control(
+                        shared=shared
+                    )
+                    if not shared:
+                        downloads.without_cookies(self.request)
+                    return response
+        return None
+
+    def _connections(self) -> Iterator[tuple[Connection, bool]]:
+        """Yield the connections by which the visitor may read, and if shared caches may store it.
+
+        What an anonymous visitor may read is answered to everybody alike, from his connection
+        and without a look at the session; only then comes the visitor's own.
+        """
+        if self.anonymous_eid is not None:
+            user, lang = tools.cached_build_user(self.repo, self.anonymous_eid)
+            connection = Connection(self.repo, user)
+            connection.lang = lang
+            with connection as cnx:
+                yield cnx, True
+        if self.request.authenticated_userid:
+            yield self.request.cw_cnx, False
+
+
+def _readable(cnx: Connection, eid: int) -> Entity | None:
+    """Return the entity if it exists and the connection's user may read it and its data.
+
+    By CubicWeb's permission checks on the entity, not by a query: results of queries on an eid
+    are cached under a key that ignores the type and the user (cubicweb.server.sources.native).
+    """
+    etype = replacement.entity_type(cnx, eid) if eid <= urls.MAX_EID else None
+    if etype is None:
+        return None
+    entity = cnx.entity_from_eid(eid, etype)
+    if not entity.cw_has_perm("read"):
+        return None
+    for rschema, attribute in entity.e_schema.attribute_definitions():
+        if attribute.type == "Bytes":
+            rdef = entity.e_schema.relation_definition(rschema)
+            if not rdef.has_perm(cnx, "read", eid=eid):
+                return None
+    return entity

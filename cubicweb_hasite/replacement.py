@@ -1,0 +1,158 @@
+"""Give an entity a new eid, with everything that hangs on it, in the running transaction.
+
+The entity is renamed in the database: its row, the relations on both sides, the full-text
+index and the undo records get the new eid; nothing is copied or deleted, no hook fires. The eid
+that it had is kept as a :class:`FormerEid <cubicweb_hasite.schema.FormerEid>` that leads to the
+current one in one step, however often the entity is replaced.
+
+Knows the repository, not the web.
+"""
+
+from collections.abc import Iterator
+
+from cubicweb import UnknownEid
+from cubicweb.schema import VIRTUAL_RTYPES, CubicWebEntitySchema
+from cubicweb.server.hook import CleanupDeletedEidsCacheOp, CleanupNewEidsCacheOp
+from cubicweb.server.session import Connection
+from cubicweb.server.sqlutils import SQL_PREFIX
+
+_TRACKED = "hasite_replaced"
+
+
+def track(cnx: Connection) -> dict[int, int | None]:
+    """Make the edits of the running transaction replace entities whose immutable data changes.
+
+    Returns a mapping of the eids of the entities to be replaced to their new ones, which are
+    None until the commit.
+    """
+    return cnx.transaction_data.setdefault(_TRACKED, {})
+
+
+def tracked(cnx: Connection) -> dict[int, int | None] | None:
+    """Return the mapping of :func:`track`, or None if edits keep the eid in this transaction."""
+    return cnx.transaction_data.get(_TRACKED)
+
+
+def current_eid(cnx: Connection, former: int) -> int | None:
+    """Return the eid which the entity that had the eid `former` has now.
+
+    None if `former` is not the former eid of an entity that exists.
+    """
+    cursor = cnx.system_sql(
+        f"SELECT {SQL_PREFIX}current FROM {SQL_PREFIX}FormerEid WHERE {SQL_PREFIX}former=%(eid)s",
+        {"eid": former},
+    )
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def entity_type(cnx: Connection, eid: int) -> str | None:
+    """Return the type of the entity `eid` as the database has it now, None if it is gone.
+
+    Unlike :meth:`Connection.entity_type` it is not answered from the cache of the process, which
+    is not told of what other processes delete or replace; it is corrected on the way.
+    """
+    row = cnx.system_sql("SELECT type FROM entities WHERE eid=%(eid)s", {"eid": eid}).fetchone()
+    if row is None:
+        cnx.repo.clear_caches([eid])
+        return None
+    return row[0]
+
+
+def lock(cnx: Connection, eid: int) -> None:
+    """Hold the entity `eid` until the end of the transaction, so that nothing is linked to it.
+
+    A relation added to the entity by another transaction is waited for, and one that comes later
+    waits for us: PostgreSQL takes a key share lock on `entities` for each foreign key.
+
+    :raises UnknownEid: the entity is gone, deleted or replaced by another transaction.
+    """
+    sql = "SELECT eid FROM entities WHERE eid=%(eid)s"
+    if cnx.repo.system_source.dbdriver == "postgres":  # SQLite has one writer at a time
+        sql += " FOR UPDATE"
+    if cnx.system_sql(sql, {"eid": eid}).fetchone() is None:
+        raise UnknownEid(eid)
+
+
+def replace(cnx: Connection, former: int) -> int:
+    """Give the entity `former` a new eid, which is returned.
+
+    To be called at the very end of the transaction, when no operation that remembers the former
+    eid remains to be run. Entities held in Python are stale afterwards.
+
+    :raises UnknownEid: the entity is gone.
+    """
+    lock(cnx, former)
+    source = cnx.repo.system_source
+    eschema = cnx.vreg.schema.entity_schema_for(cnx.entity_type(former))
+    current = source.create_eid(cnx)
+    eids = {"former": former, "current": current}
+
+    CleanupNewEidsCacheOp.get_instance(cnx).add_data(current)
+    # All foreign keys point at `entities` and none is deferrable: add, move, delete.
+    cnx.system_sql(
+        "INSERT INTO entities (eid, type) VALUES (%(current)s, %(type)s)",
+        {**eids, "type": eschema.type},
+    )
+    _move_row(cnx, eschema, eids)
+    for table, column in _references(eschema):
+        _move(cnx, table, column, eids)
+    if source.do_fti:
+        _move(cnx, source.dbhelper.fti_table, source.dbhelper.fti_uid_attr, eids)
+    for table, column in (
+        ("tx_entity_actions", "eid"),
+        ("tx_relation_actions", "eid_from"),
+        ("tx_relation_actions", "eid_to"),
+        (f"{SQL_PREFIX}FormerEid", f"{SQL_PREFIX}current"),
+    ):
+        _move(cnx, table, column, eids)
+    cnx.system_sql("DELETE FROM entities WHERE eid=%(former)s", eids)
+    with cnx.deny_all_hooks_but("metadata"):
+        cnx.create_entity("FormerEid", **eids)
+
+    CleanupDeletedEidsCacheOp.get_instance(cnx).add_data(former)
+    cnx.drop_entity_cache()
+    return current
+
+
+def _move(cnx: Connection, table: str, column: str, eids: dict[str, int]) -> None:
+    cnx.system_sql(
+        f"UPDATE {table} SET {column}=%(current)s WHERE {column}=%(former)s",
+        eids,
+    )
+
+
+def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, int]) -> None:
+    """Move the entity's own row; its URI too where it is the one that CubicWeb gave it."""
+    base_url = cnx.base_url()
+    cnx.system_sql(
+        f"UPDATE {SQL_PREFIX}{eschema.type} SET {SQL_PREFIX}eid=%(current)s, "
+        f"{SQL_PREFIX}cwuri=CASE WHEN {SQL_PREFIX}cwuri=%(former_uri)s "
+        f"THEN %(current_uri)s ELSE {SQL_PREFIX}cwuri END "
+        f"WHERE {SQL_PREFIX}eid=%(former)s",
+        {
+            **eids,
+            "former_uri": f"{base_url}{eids['former']}",
+            "current_uri": f"{base_url}{eids['current']}",
+        },
+    )
+
+
+def _references(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, str]]:
+    """Yield the (table, column) pairs that hold eids of entities of a type, but its own row's."""
+    seen = set()
+    for rschema, targets, role in eschema.relation_definitions():
+        if rschema.type in VIRTUAL_RTYPES or rschema.rule:
+            continue
+        if not rschema.inlined:
+            table = f"{rschema.type}_relation"
+            columns = {(table, "eid_from" if role == "subject" else "eid_to")}
+            if rschema.symmetric:
+                columns = {(table, "eid_from"), (table, "eid_to")}
+        elif role == "object":
+            column = SQL_PREFIX + rschema.type
+            columns = {(f"{SQL_PREFIX}{target.type}", column) for target in targets}
+        else:
+            columns = set()  # a column of the entity's own row
+        yield from sorted(columns - seen)
+        seen |= columns

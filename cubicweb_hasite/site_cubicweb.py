@@ -1,0 +1,27 @@
+"""Options that the cube adds to the configuration of an instance."""
+
+options = (
+    (
+        "hasite-image-max-age",
+        {
+            "type": "int",
+            "default": 3600,
+            "help": "for how long caches and browsers may keep an image without asking again, "
+            "in seconds. An edited image gets a new URL, so a long time is safe; "
+            "with one year (31536000) responses are also marked `immutable`.",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
+    (
+        "hasite-probe-deadline",
+        {
+            "type": "float",
+            "default": 2.0,
+            "help": "after how many seconds without an answer of the database "
+            "monitor_db and monitor_version answer ServiceKO.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+)

@@ -1,0 +1,88 @@
+"""The URLs of an entity: which eid a URL names, and the same URL with another eid."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from webob import Request
+
+Representation = Literal["download", "thumbnail"]
+
+#: eids are of SQL's type integer
+MAX_EID = 2**31 - 1
+
+# by what follows the eid in the path: cubicweb_file.views.urlrewrite, cubicweb.pyramid.rest_api
+_BY_PATH: dict[str, Representation] = {
+    "raw": "download",
+    "download": "download",
+    "thumb": "thumbnail",
+}
+_BY_VID: dict[str, Representation] = {"download": "download", "thumbnail": "thumbnail"}
+
+# Both are matched against the raw query string, so that the rest of it stays as it came.
+_EID_PARAMETER = re.compile(r"(?:^|&)eid=([0-9]+)(?=&|$)")
+_EID_IN_RQL = re.compile(r"(?:^|&)rql=[^&]*(?:%20|\+)eid(?:%20|\+)([0-9]+)\b", re.IGNORECASE)
+_EID_ALONE = re.compile(r"any x where x eid [0-9]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class EntityURL:
+    """What a URL says of an entity."""
+
+    eid: int
+    #: type that the path names, in lower case; None where it names none
+    etype: str | None
+    #: representation of the data that is asked for; None for a page
+    representation: Representation | None
+    before: str
+    after: str
+
+    def with_eid(self, eid: int) -> str:
+        """Return the same URL, path and query string, with the given eid."""
+        return f"{self.before}{eid}{self.after}"
+
+
+def path_pattern(prefix: str = "", languages: Iterable[str] = ()) -> re.Pattern[str]:
+    """Return the pattern of the paths that name an eid, as :func:`entity_url` takes it.
+
+    `/812`, `/file/812` and `/file/eid/812` (cubicweb_web.views.urlpublishing), and what follows.
+
+    :param prefix: path under which the application lives, without a final `/`
+    :param languages: languages that may come first in a path (`language-mode` of the instance)
+    """
+    language = "|".join(re.escape(lang) for lang in languages)
+    return re.compile(
+        re.escape(prefix) + (f"(?:/(?:{language}))?" if language else "") + r"/"
+        r"(?:(?P<etype>[a-z][a-z0-9_]*)/(?:eid/)?)?(?P<eid>[0-9]+)(?P<rest>/.*)?",
+        re.IGNORECASE,
+    )
+
+
+def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
+    """Return what the URL of a request says of an entity, None if it names no eid."""
+    vid = request.GET.get("vid", "")
+    if match := pattern.fullmatch(request.path):
+        rest = (match["rest"] or "").split("/")
+        representation = _BY_PATH.get(rest[1]) if len(rest) > 1 else _BY_VID.get(vid)
+        etype = match["etype"] and match["etype"].lower()
+        span = match.span("eid")
+    elif vid.startswith("monitor_"):
+        return None
+    elif match := _EID_PARAMETER.search(request.query_string):
+        etype, representation = None, _BY_VID.get(vid)
+        span = _in_query(request, match)
+    elif match := _EID_IN_RQL.search(request.query_string):
+        alone = _EID_ALONE.fullmatch(request.GET["rql"])
+        etype, representation = None, _BY_VID.get(vid) if alone else None
+        span = _in_query(request, match)
+    else:
+        return None
+    url = request.path_qs
+    start, end = span
+    return EntityURL(int(url[start:end]), etype, representation, url[:start], url[end:])
+
+
+def _in_query(request: Request, match: re.Match[str]) -> tuple[int, int]:
+    offset = len(request.path) + 1
+    return match.start(1) + offset, match.end(1) + offset

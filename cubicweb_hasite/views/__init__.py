@@ -1,0 +1,1 @@
+"""The cube's faces in CubicWeb."""

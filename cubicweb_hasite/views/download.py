@@ -1,0 +1,52 @@
+"""The download and thumbnail views: what caches may do with the data of an entity.
+
+URLs that name an eid are answered by :mod:`cubicweb_hasite.pyramid` before CubicWeb dispatches
+them. These views serve the others, such as `/view?rql=…&vid=download`: by the same rules, but
+to be revalidated at each use, since another entity may come under the same URL.
+"""
+
+from cubicweb_file.views import ThumbnailView as FileThumbnailView
+from cubicweb_web.views import idownloadable
+from logilab.common.registry import yes
+from webob import Request
+
+from cubicweb_hasite import downloads
+
+_CONDITIONAL = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+_HEADERS = (*_CONDITIONAL, "If-Range", "Range")
+
+
+class DownloadView(idownloadable.DownloadView):
+    """Downloads an entity that adapts to IDownloadable."""
+
+    __select__ = idownloadable.DownloadView.__select__ & yes()
+    representation = "download"
+
+    def set_http_cache_headers(self) -> None:
+        """Make the response, since it is here that CubicWeb asks for its headers."""
+        req = self._cw
+        entity = self.cw_rset.get_entity(self.cw_row or 0, self.cw_col or 0)
+        selected = downloads.select(entity, self.representation, shared=False, max_age=None)
+        headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
+        request = Request.blank("/", method=req.http_method(), headers=headers)
+        self.response = downloads.respond(request, selected)
+        req.status_out = self.response.status_code
+        for name, value in self.response.headers.items():
+            req.set_header(name, value)
+        if pyramid_request := getattr(req, "_request", None):
+            downloads.without_cookies(pyramid_request)
+
+    def set_request_content_type(self) -> None:
+        """Nothing to do: the content type is that of the response."""
+
+    def call(self) -> None:
+        self.w(self.response.body)
+
+
+class ThumbnailView(FileThumbnailView, DownloadView):
+    """Downloads the thumbnail of an entity that adapts to IThumbnail."""
+
+    __select__ = FileThumbnailView.__select__ & yes()
+    representation = "thumbnail"
+    set_request_content_type = DownloadView.set_request_content_type
+    call = DownloadView.call

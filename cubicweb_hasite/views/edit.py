@@ -1,0 +1,58 @@
+"""The edit controller: an image whose data is edited in a form gets a new eid."""
+
+from cubicweb_web.controller import NAV_FORM_PARAMETERS
+from cubicweb_web.views import editcontroller
+from logilab.common.registry import yes
+
+from cubicweb_hasite import replacement
+from cubicweb_hasite.hooks import changed_meanwhile
+
+
+class EditController(editcontroller.EditController):
+    """CubicWeb's edit controller, in a transaction in which edits of immutable data replace."""
+
+    __select__ = editcontroller.EditController.__select__ & yes()
+
+    _replaced: dict[int, int | None] | None = None
+
+    def _default_publish(self) -> None:
+        self._replaced = replacement.track(self._cw.cnx)
+        super()._default_publish()
+
+    def edit_entity(self, formparams, multiple=False):
+        self._refuse_former_eid(formparams["eid"])
+        return super().edit_entity(formparams, multiple)
+
+    def _refuse_former_eid(self, eid: str) -> None:
+        """Treat a replacement since the form was made as CubicWeb does a concurrent edition."""
+        if not eid.isdigit():
+            return  # the entity is being created
+        former = int(eid)
+        current = replacement.current_eid(self._cw.cnx, former)
+        if current is not None:
+            form = self._cw.form
+            if "__errorurl" in form:  # show the error in the form of what it has become
+                form["__errorurl"] = form["__errorurl"].replace(eid, str(current))
+            raise changed_meanwhile(former)
+
+    def reset(self) -> None:
+        """Redirect as CubicWeb does, but to the new eid of what was replaced."""
+        if self._replaced:
+            self._commit()
+            edited = self._edited_entity
+            current = self._replaced.get(edited.eid) if edited is not None else None
+            if current is not None:
+                self._land_on(current)
+        super().reset()
+
+    def _commit(self) -> None:
+        """Commit now: new eids exist from then on, and errors are still shown in the form."""
+        transaction = self._cw.cnx.commit()
+        if transaction is not None:
+            self._cw.data["last_undoable_transaction"] = transaction
+
+    def _land_on(self, eid: int) -> None:
+        """Make the redirect lead to the page of the entity, whatever the form asked for."""
+        self._edited_entity = self._cw.entity_from_eid(eid)
+        for parameter in (*NAV_FORM_PARAMETERS, "__onsuccess"):
+            self._cw.form.pop(parameter, None)

@@ -1,0 +1,51 @@
+"""The monitors as CubicWeb views, for applications that embed them.
+
+Monitoring systems are answered by the Pyramid routes of :mod:`cubicweb_hasite.pyramid`, which
+need neither a connection nor a session.
+"""
+
+from cubicweb_web.view import View
+from logilab.common.registry import yes
+
+from cubicweb_hasite import caching, probes
+
+
+class MonitorView(View):
+    """Writes the text of the probe that has the view's id."""
+
+    __abstract__ = True
+    __select__ = yes()
+    content_type = "text/plain"
+    templatable = False
+
+    def set_http_cache_headers(self) -> None:
+        self._cw.set_header("Cache-Control", caching.NO_STORE)
+
+    def call(self) -> None:
+        reading = probes.read(self.__regid__, self._cw.cnx.repo)
+        self._cw.status_out = reading.status
+        self.w(reading.text, escape=False)
+
+
+class PoolMonitorView(MonitorView):
+    """How much of the pool of database connections is in use."""
+
+    __regid__ = "monitor_pool"
+
+
+class DBMonitorView(MonitorView):
+    """Whether the database answers."""
+
+    __regid__ = "monitor_db"
+
+
+class VersionMonitorView(MonitorView):
+    """Whether the versions installed are those of the database."""
+
+    __regid__ = "monitor_version"
+
+
+class HostnameMonitorView(MonitorView):
+    """Which host answers."""
+
+    __regid__ = "monitor_hostname"
