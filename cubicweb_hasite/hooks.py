@@ -1,12 +1,13 @@
 """When data changes: replace the entity; when it is deleted: forget its former eids."""
 
-from cubicweb import UnknownEid, ValidationError, _
+from cubicweb import UnknownEid, ValidationError
 from cubicweb.predicates import is_instance
 from cubicweb.server import hook
 
 from cubicweb_hasite import replacement
 
-CHANGED_MEANWHILE = _(
+# translated by the catalogs of cubicweb-web
+_CHANGED_MEANWHILE = (
     "Entity %(eid)s has changed since you started to edit it."
     " Reload the page and reapply your changes."
 )
@@ -17,7 +18,7 @@ def changed_meanwhile(eid: int) -> ValidationError:
 
     See `check_concurrent_edition` in cubicweb_web/views/editcontroller.py.
     """
-    return ValidationError(eid, {None: CHANGED_MEANWHILE}, {"eid": eid})
+    return ValidationError(eid, {None: _CHANGED_MEANWHILE}, {"eid": eid})
 
 
 class ReplaceOnDataEditHook(hook.Hook):

@@ -15,6 +15,7 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW
 
 from cubicweb_hasite import caching, downloads, probes, replacement, urls
+from cubicweb_hasite.visibility import readable_entity
 
 Handler = Callable[[Request], Response]
 
@@ -92,12 +93,16 @@ class _Visit:
         self.anonymous_eid = request.registry.get("cubicweb.anonymous_eid")
 
     def page(self) -> Response | None:
-        return self._redirect() if self._is_gone() else None
+        if self.url.eid > urls.MAX_EID or not self._is_gone():
+            return None
+        return self._redirect()
 
     def download(self) -> Response | None:
+        if self.url.eid > urls.MAX_EID:
+            return downloads.refuse(404)
         with closing(self._connections()) as connections:
             for cnx, shared in connections:
-                entity = _readable(cnx, self.url.eid)
+                entity = readable_entity(cnx, self.url.eid)
                 if entity is not None:
                     return self._send(entity, shared)
         if self.anonymous_eid is None and not self.request.authenticated_userid:
@@ -123,22 +128,18 @@ class _Visit:
         return downloads.respond(self.request, selected)
 
     def _is_gone(self) -> bool:
-        if self.url.eid > urls.MAX_EID:
-            return True
         with self.repo.internal_cnx() as cnx:
             return replacement.entity_type(cnx, self.url.eid) is None
 
     def _redirect(self) -> Response | None:
         """Lead a former eid on, if the visitor may read the entity that had it."""
-        if self.url.eid > urls.MAX_EID:
-            return None
         with self.repo.internal_cnx() as cnx:
             current = replacement.current_eid(cnx, self.url.eid)
         if current is None:
             return None
         with closing(self._connections()) as connections:
             for cnx, shared in connections:
-                if _readable(cnx, current) is not None:
+                if readable_entity(cnx, current) is not None:
                     response = Response(status=301, content_type="text/plain", charset="utf-8")
                     # not from the Host of the request, which a visitor controls
                     response.location = self.root + self.url.with_eid(current)
@@ -164,23 +165,3 @@ class _Visit:
                 yield cnx, True
         if self.request.authenticated_userid:
             yield self.request.cw_cnx, False
-
-
-def _readable(cnx: Connection, eid: int) -> Entity | None:
-    """Return the entity if it exists and the connection's user may read it and its data.
-
-    By CubicWeb's permission checks on the entity, not by a query: results of queries on an eid
-    are cached under a key that ignores the type and the user (cubicweb.server.sources.native).
-    """
-    etype = replacement.entity_type(cnx, eid) if eid <= urls.MAX_EID else None
-    if etype is None:
-        return None
-    entity = cnx.entity_from_eid(eid, etype)
-    if not entity.cw_has_perm("read"):
-        return None
-    for rschema, attribute in entity.e_schema.attribute_definitions():
-        if attribute.type == "Bytes":
-            rdef = entity.e_schema.relation_definition(rschema)
-            if not rdef.has_perm(cnx, "read", eid=eid):
-                return None
-    return entity
