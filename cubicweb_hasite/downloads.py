@@ -109,8 +109,7 @@ def respond(request: Request, selected: Selected) -> Response:
     response.headers["Content-Disposition"] = content_disposition(
         selected.file_name, inline=selected.content_type in _INLINE
     )
-    # RFC 9110, section 14.2: a range means something for GET alone; several ranges are ignored
-    if request.method == "GET" and request.range and response in request.if_range:
+    if _wants_range(request) and response in request.if_range:
         content_range = request.range.content_range(len(body))
         if content_range is None:
             response = refuse(416)
@@ -128,9 +127,12 @@ def without_cookies(request) -> None:
 
     To be called once the session has been looked at: callbacks run in the order of their coming.
     """
-    request.add_response_callback(
-        lambda request, response: response.headers.pop("Set-Cookie", None)
-    )
+
+    def drop(request, response) -> None:
+        if "Set-Cookie" in response.headers:
+            del response.headers["Set-Cookie"]  # all of them
+
+    request.add_response_callback(drop)
 
 
 def refuse(status: int) -> Response:
@@ -150,6 +152,12 @@ def content_disposition(file_name: str, *, inline: bool) -> str:
     if ascii_name != name:
         value += f"; filename*=UTF-8''{quote(name, safe='')}"
     return value
+
+
+def _wants_range(request: Request) -> bool:
+    """RFC 9110, section 14.2: a range means something for GET alone; several may be ignored."""
+    several = "," in request.headers.get("Range", "")
+    return request.method == "GET" and request.range is not None and not several
 
 
 def _not_modified(request: Request, selected: Selected) -> bool:

@@ -19,14 +19,9 @@ def graph(cnx, renamed: dict[int, int] | None = None) -> dict[str, list[Row]]:
 
     :param renamed: eids to be written as others
     """
-    source = cnx.repo.system_source
-    cursor = cnx.cnxset.cu
-    tables = sorted(
-        table for table in source.dbhelper.list_tables(cursor) if not table.startswith("sqlite_")
-    )
     content = {}
     former = {row[0] for row in cnx.system_sql("SELECT cw_eid FROM cw_FormerEid")}
-    for table in tables:
+    for table in _tables(cnx):
         if table.lower() in _NOT_CONTENT | {"cw_formereid"}:
             continue
         cursor = cnx.system_sql(f"SELECT * FROM {table}")
@@ -39,6 +34,14 @@ def graph(cnx, renamed: dict[int, int] | None = None) -> dict[str, list[Row]]:
             rows.append(_comparable(row, renamed or {}))
         content[table] = sorted(rows, key=repr)
     return content
+
+
+def _tables(cnx) -> list[str]:
+    if cnx.repo.system_source.dbdriver == "postgres":
+        sql = "SELECT tablename FROM pg_tables WHERE schemaname='public'"
+    else:
+        sql = "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'"
+    return sorted(name for (name,) in cnx.system_sql(sql).fetchall())
 
 
 def _comparable(row: dict[str, Any], renamed: dict[int, int]) -> Row:

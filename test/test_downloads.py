@@ -1,0 +1,377 @@
+"""Downloads: what caches may keep, preconditions, ranges, names and types, at every URL."""
+
+import re
+from email.utils import formatdate, parsedate_to_datetime
+
+import pytest
+from cubicweb import Binary
+from cubicweb.devtools import BASE_URL
+from editing import BLUE, RED, EditingTC
+
+from cubicweb_hasite.downloads import content_disposition
+
+DOWNLOADS = (
+    "/file/{eid}/raw/picture.png",
+    "/file/{eid}/raw",
+    "/file/{eid}?vid=download",
+    "/file/{eid}/download",
+    "/{eid}/download",
+    "/{eid}?vid=download",
+    "/view?eid={eid}&vid=download",
+    "/view?rql=Any%20X%20WHERE%20X%20eid%20{eid}&vid=download",
+)
+THUMBNAILS = ("/file/{eid}/thumb/picture_75x75.png", "/file/{eid}?vid=thumbnail")
+URL = "/file/{eid}/raw/picture.png"
+
+
+class DownloadTC(EditingTC):
+    def setUp(self) -> None:
+        super().setUp()
+        with self.admin_access.cnx() as cnx:
+            self.eid = self.new_image(cnx).eid
+            cnx.commit()
+
+    def get(self, url: str = URL, status: int = 200, method: str = "GET", **headers: str):
+        """Return the response to a visitor who has no session."""
+        self.webapp.reset()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.webapp.request(
+            BASE_URL + url.format(eid=self.eid)[1:],
+            method=method,
+            headers=headers,
+            status=status,
+        )
+
+    def private(self):
+        """Return a context manager in which anonymous visitors may not read files."""
+        return self.temporary_permissions((self.schema["File"], {"read": ("managers", "users")}))
+
+
+class CacheControlTC(DownloadTC):
+    def check_public(self, response) -> None:
+        self.assertEqual(response.headers["Cache-Control"], "public, max-age=3600")
+        self.assertNotIn("Set-Cookie", response.headers)
+        self.assertNotIn("Vary", response.headers)
+        self.assertNotIn("Link", response.headers)
+
+    def test_public(self) -> None:
+        for url in DOWNLOADS + THUMBNAILS:
+            with self.subTest(url):
+                response = self.get(url, Accept_Language="fr", Cookie="a=b")
+                self.check_public(response)
+                self.assertEqual(response.content_type, "image/png")
+                self.assertRegex(response.headers["ETag"], r'^"[^"]+"$')
+                self.assertIn("Last-Modified", response.headers)
+                self.assertEqual(response.headers["X-Content-Type-Options"], "nosniff")
+                self.assertTrue(response.headers["Content-Disposition"].startswith("inline"))
+                if url in DOWNLOADS:
+                    self.assertEqual(response.body, RED)
+                self.assertEqual(response.headers["Content-Length"], str(len(response.body)))
+
+    def test_public_whoever_asks(self) -> None:
+        """The answer is the same for who is logged in, so that caches may give it to all."""
+        anonymous = self.get()
+        self.login()
+        response = self.webapp.get(URL.format(eid=self.eid))
+        self.check_public(response)
+        self.assertEqual(dict(response.headers), dict(anonymous.headers))
+
+    def test_private(self) -> None:
+        with self.private():
+            for url in DOWNLOADS + THUMBNAILS:
+                with self.subTest(url):
+                    response = self.get(url, status=403)
+                    self.assertEqual(response.headers["Cache-Control"], "no-store")
+                    self.assertNotIn("Set-Cookie", response.headers)
+                    self.login()
+                    response = self.webapp.get(url.format(eid=self.eid))
+                    self.assertEqual(response.headers["Cache-Control"], "private, max-age=3600")
+                    self.assertNotIn("Set-Cookie", response.headers)
+                    self.assertNotIn("Vary", response.headers)
+
+    def test_private_data_of_a_public_entity(self) -> None:
+        rdef = self.schema["File"].relation_definition("data")
+        with self.temporary_permissions((rdef, {"read": ("managers",)})):
+            self.get(status=403)
+            self.login()
+            response = self.webapp.get(URL.format(eid=self.eid))
+            self.assertEqual(response.headers["Cache-Control"], "private, max-age=3600")
+
+    def test_permissions_are_looked_at_each_time(self) -> None:
+        self.get()
+        with self.private():
+            self.get(status=403)
+        self.get()
+
+    def test_errors(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            tag = cnx.create_entity("Tag", name="tag")
+            cnx.commit()
+        gone = self.eid + 1000
+        for url in (
+            f"/file/{gone}/raw/x.png",
+            f"/file/{gone}/thumb/x.png",
+            f"/file/{gone}?vid=download",
+            f"/file/{gone}/download",
+            f"/{gone}/download",
+            "/file/99999999999999999999/raw/x.png",
+            f"/file/{tag.eid}/raw/x.png",
+            f"/tag/{self.eid}/raw/x.png",
+        ):
+            for method in ("GET", "HEAD"):
+                with self.subTest(url, method=method):
+                    response = self.get(url, status=404, method=method)
+                    self.assertEqual(response.headers["Cache-Control"], "no-store")
+                    self.assertNotIn("Set-Cookie", response.headers)
+
+    def test_thumbnail_of_what_is_not_an_image(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            eid = self.new_image(cnx, data=Binary(b"not a picture")).eid
+            cnx.commit()
+        response = self.get(f"/file/{eid}/thumb/x.png", status=404)
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
+
+    def test_age(self) -> None:
+        for age, expected in (
+            (60, "public, max-age=60"),
+            (31536000, "public, max-age=31536000, immutable"),
+        ):
+            self.config.global_set_option("hasite-image-max-age", age)
+            try:
+                self.assertEqual(self.get().headers["Cache-Control"], expected)
+            finally:
+                self.config.global_set_option("hasite-image-max-age", 3600)
+
+    def test_file_that_is_not_immutable(self) -> None:
+        """Its eid stays when it is edited: caches are to ask each time."""
+        with self.admin_access.cnx() as cnx:
+            text = cnx.create_entity("File", data=Binary(b"some text"), data_name="a.txt")
+            cnx.commit()
+        response = self.get(f"/file/{text.eid}/raw/a.txt")
+        self.assertEqual(response.headers["Cache-Control"], "public, no-cache")
+        etag = response.headers["ETag"]
+        self.get(f"/file/{text.eid}/raw/a.txt", status=304, If_None_Match=etag)
+
+    def test_url_that_does_not_name_the_eid(self) -> None:
+        url = "/view?rql=Any%20X%20WHERE%20X%20is%20File&vid=download"
+        response = self.get(url)
+        self.assertEqual(response.body, RED)
+        self.assertEqual(response.headers["Cache-Control"], "private, no-cache")
+        self.assertEqual(response.headers["X-Content-Type-Options"], "nosniff")
+        self.assertNotIn("Set-Cookie", response.headers)
+        etag = response.headers["ETag"]
+        self.assertEqual(self.get(url, status=304, If_None_Match=etag).body, b"")
+        response = self.get(url, status=206, Range="bytes=1-3")
+        self.assertEqual(response.body, RED[1:4])
+        response = self.get(url, method="HEAD")
+        self.assertEqual(response.headers["Content-Length"], str(len(RED)))
+
+    def test_pages_are_kept_from_shared_caches(self) -> None:
+        """CubicWeb's own pages set cookies; some of them it calls cacheable."""
+        for url in ("/", "/file/{eid}", "/login", "/view?vid=index", "/cwuser/admin"):
+            with self.subTest(url):
+                self.webapp.reset()
+                response = self.webapp.get(
+                    url.format(eid=self.eid), headers={"Accept": "text/html"}, status="*"
+                )
+                if "Set-Cookie" in response.headers:
+                    self.assertRegex(response.headers["Cache-Control"], r"\b(private|no-store)\b")
+                if response.status_code >= 300:
+                    self.assertEqual(response.headers["Cache-Control"], "no-store")
+
+    def test_static_files_carry_no_cookie(self) -> None:
+        page = self.webapp.get("/", headers={"Accept": "text/html"})
+        url = re.search(r'"(https://[^"]*/data/[^"]*/?cubicweb.css)"', page.text)[1]
+        response = self.webapp.get(url)
+        while response.status_code == 302:
+            response = self.webapp.get(response.location)
+        self.assertEqual(response.status_code, 200)
+        self.assertNotIn("Set-Cookie", response.headers)
+        self.assertNotIn("private", response.headers.get("Cache-Control", ""))
+
+
+class ConditionalTC(DownloadTC):
+    """RFC 9110, section 13."""
+
+    def test_if_none_match(self) -> None:
+        etag = self.get().headers["ETag"]
+        for value in (etag, f'"other", {etag}', f"W/{etag}", "*", f'{etag},"other"'):
+            with self.subTest(value):
+                response = self.get(status=304, If_None_Match=value)
+                self.assertEqual(response.body, b"")
+                self.assertEqual(response.headers["ETag"], etag)
+                self.assertEqual(response.headers["Cache-Control"], "public, max-age=3600")
+                self.assertNotIn("Content-Length", response.headers)
+        for value in ('"other"', etag[:-1] + 'x"', "garbage", ""):
+            with self.subTest(value):
+                self.assertEqual(self.get(If_None_Match=value).body, RED)
+
+    def test_if_modified_since(self) -> None:
+        modified = self.get().headers["Last-Modified"]
+        time = parsedate_to_datetime(modified).timestamp()
+        self.get(status=304, If_Modified_Since=modified)
+        self.get(status=304, If_Modified_Since=formatdate(time + 60, usegmt=True))
+        self.get(If_Modified_Since=formatdate(time - 60, usegmt=True))
+        self.get(If_Modified_Since="no date")
+
+    def test_if_none_match_comes_first(self) -> None:
+        modified = self.get().headers["Last-Modified"]
+        self.get(If_None_Match='"other"', If_Modified_Since=modified)
+
+    def test_not_modified_does_not_read_the_data(self) -> None:
+        etag = self.get().headers["ETag"]
+        statements = []
+        source = self.repo.system_source
+        doexec = source.doexec
+
+        def recorded(cnx, sql, args=None, *rest, **kwargs):
+            statements.append(sql)
+            return doexec(cnx, sql, args, *rest, **kwargs)
+
+        source.doexec = recorded
+        try:
+            self.get(status=304, If_None_Match=etag)
+            not_modified, statements[:] = list(statements), []
+            self.get()
+        finally:
+            del source.doexec
+        reads = re.compile(r"\bcw_data\b")
+        self.assertTrue(not_modified)
+        self.assertFalse([sql for sql in not_modified if reads.search(sql)])
+        self.assertTrue([sql for sql in statements if reads.search(sql)])
+
+    def test_if_match(self) -> None:
+        etag = self.get().headers["ETag"]
+        self.get(If_Match=etag)
+        response = self.get(status=412, If_Match='"other"')
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
+        self.get(status=412, If_Match=f"W/{etag}")
+
+    def test_if_unmodified_since(self) -> None:
+        modified = self.get().headers["Last-Modified"]
+        time = parsedate_to_datetime(modified).timestamp()
+        self.get(If_Unmodified_Since=modified)
+        self.get(status=412, If_Unmodified_Since=formatdate(time - 60, usegmt=True))
+
+    def test_etags(self) -> None:
+        """They differ by representation and by entity, and change with the data."""
+        with self.admin_access.cnx() as cnx:
+            other = self.new_image(cnx).eid
+            cnx.commit()
+        urls = (URL, THUMBNAILS[0], f"/file/{other}/raw/picture.png")
+        etags = [self.get(url).headers["ETag"] for url in urls]
+        self.assertEqual(len(set(etags)), 3)
+        with self.admin_access.cnx() as cnx:
+            cnx.entity_from_eid(self.eid).cw_set(data=Binary(BLUE))
+            cnx.commit()
+        self.assertNotIn(self.get().headers["ETag"], etags)
+
+
+class RangeTC(DownloadTC):
+    """RFC 9110, section 14."""
+
+    def test_single_range(self) -> None:
+        size = len(RED)
+        for value, start, stop in (
+            ("bytes=0-9", 0, 10),
+            ("bytes=5-", 5, size),
+            ("bytes=-4", size - 4, size),
+            (f"bytes=3-{size * 2}", 3, size),
+            ("bytes=0-0", 0, 1),
+        ):
+            with self.subTest(value):
+                response = self.get(status=206, Range=value)
+                self.assertEqual(response.body, RED[start:stop])
+                self.assertEqual(
+                    response.headers["Content-Range"], f"bytes {start}-{stop - 1}/{size}"
+                )
+                self.assertEqual(response.headers["Content-Length"], str(stop - start))
+                self.assertEqual(response.headers["Cache-Control"], "public, max-age=3600")
+
+    def test_ignored(self) -> None:
+        for value in ("bytes=0-1,4-5", "lines=0-1", "bytes=9-3", "bytes=a-b", "garbage"):
+            with self.subTest(value):
+                response = self.get(Range=value)
+                self.assertEqual(response.body, RED)
+                self.assertNotIn("Content-Range", response.headers)
+
+    def test_not_satisfiable(self) -> None:
+        response = self.get(status=416, Range=f"bytes={len(RED)}-")
+        self.assertEqual(response.headers["Content-Range"], f"bytes */{len(RED)}")
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
+
+    def test_if_range(self) -> None:
+        response = self.get()
+        etag, modified = response.headers["ETag"], response.headers["Last-Modified"]
+        self.get(status=206, Range="bytes=0-1", If_Range=etag)
+        self.get(status=206, Range="bytes=0-1", If_Range=modified)
+        self.assertEqual(self.get(Range="bytes=0-1", If_Range='"other"').body, RED)
+        self.assertEqual(self.get(Range="bytes=0-1", If_Range=f"W/{etag}").body, RED)
+        old = formatdate(0, usegmt=True)
+        self.assertEqual(self.get(Range="bytes=0-1", If_Range=old).body, RED)
+
+    def test_head(self) -> None:
+        full = self.get()
+        for headers in ({}, {"Range": "bytes=0-1"}):
+            response = self.get(method="HEAD", **headers)
+            self.assertEqual(response.body, b"")
+            self.assertEqual(dict(response.headers), dict(full.headers))
+
+
+class TypeAndNameTC(DownloadTC):
+    def download(self, **attributes):
+        with self.admin_access.cnx() as cnx:
+            eid = self.new_image(cnx, **attributes).eid
+            cnx.commit()
+        return self.get(f"/file/{eid}/raw/x")
+
+    def test_what_a_browser_could_execute(self) -> None:
+        for data_format, inline in (
+            ("image/png", True),
+            ("image/jpeg", True),
+            ("image/webp", True),
+            ("image/svg+xml", False),
+            ("text/html", False),
+            ("text/xml", False),
+            ("application/xhtml+xml", False),
+            ("application/javascript", False),
+            ("application/pdf", False),
+        ):
+            with self.subTest(data_format):
+                response = self.download(data_format=data_format)
+                self.assertEqual(response.content_type, data_format)
+                expected = "inline;" if inline else "attachment;"
+                self.assertTrue(response.headers["Content-Disposition"].startswith(expected))
+                self.assertEqual(response.headers["X-Content-Type-Options"], "nosniff")
+
+    def test_type_that_is_none(self) -> None:
+        for data_format in ("image/png\r\nX-Injected: 1", "image", "image/png; a=b", "é/è"):
+            with self.subTest(data_format):
+                response = self.download(data_format=data_format)
+                self.assertEqual(response.content_type, "application/octet-stream")
+                self.assertNotIn("X-Injected", response.headers)
+
+    def test_charset(self) -> None:
+        response = self.download(data_format="text/plain", data_encoding="iso-8859-15")
+        self.assertEqual(response.headers["Content-Type"], "text/plain; charset=iso-8859-15")
+
+    def test_compressed(self) -> None:
+        response = self.download(data_format="text/plain", data_encoding="gzip")
+        self.assertEqual(response.headers["Content-Type"], "application/gzip")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.png", 'inline; filename="a.png"'),
+        ('a"b\\c.png', 'inline; filename="a_b_c.png"; filename*=UTF-8\'\'a%22b_c.png'),
+        ("été.png", "inline; filename=\"?t?.png\"; filename*=UTF-8''%C3%A9t%C3%A9.png"),
+        ("../../etc/passwd", 'inline; filename=".._.._etc_passwd"'),
+        ("a\r\nSet-Cookie: b", 'inline; filename="aSet-Cookie: b"'),
+        ("日本.png", "inline; filename=\"??.png\"; filename*=UTF-8''%E6%97%A5%E6%9C%AC.png"),
+        ("", 'inline; filename="file"'),
+        ("x" * 10000 + ".png", f'inline; filename="{"x" * 196}.png"'),
+    ],
+)
+def test_content_disposition(name: str, expected: str) -> None:
+    assert content_disposition(name, inline=True) == expected
