@@ -1,0 +1,7 @@
+# ruff: noqa: F821 (names given by CubicWeb to migration scripts)
+workflow = add_workflow("publication of files", "File")
+draft = workflow.add_state("draft", initial=True)
+published = workflow.add_state("published")
+workflow.add_transition("publish", (draft,), published, ("managers", "users"))
+workflow.add_transition("withdraw", (published,), draft, ("managers", "users"))
+commit()

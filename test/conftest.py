@@ -1,0 +1,105 @@
+"""Fixtures: a database, and real servers on it.
+
+The environment variable `DB` chooses the database of all the tests: `postgres`, the default, or
+`sqlite`.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import backend
+import pytest
+from servers.instance import Instance, Process
+from servers.postgresql import Database, PostgreSQL
+from servers.squid import Squid
+from servers.support import free_port, make_directory
+
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Made by the process that starts the workers of pytest-xdist, for all of them.
+    if not hasattr(config, "workerinput"):
+        try:
+            config.add_cleanup(backend.start())
+        except (RuntimeError, ValueError) as error:
+            raise pytest.UsageError(str(error)) from error
+    backend.configure_cubicweb()
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Callable[[str], Path]]:
+    """A function that returns the path of a new directory, not yet made, for a server."""
+    directory = make_directory()
+    yield lambda name: directory / f"{name}{next(_numbers)}"
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(server_directory: Callable[[str], Path]) -> Callable[[], Database]:
+    """A function that returns a new, empty database."""
+
+    def new() -> Database:
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        name = f"test_{worker}_{next(_numbers)}"
+        return backend.create_database(name, server_directory("").parent)
+
+    return new
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    """A new, empty database."""
+    return new_database()
+
+
+@pytest.fixture
+def postgresql(server_directory: Callable[[str], Path]) -> Iterator[PostgreSQL]:
+    """A running PostgreSQL server of the test's own, to be mistreated."""
+    with PostgreSQL(server_directory("postgresql")) as server:
+        yield server
+
+
+def _instance(
+    server_directory: Callable[[str], Path], database: Database, *, anonymous: bool
+) -> Instance:
+    instance = Instance(
+        server_directory("instance"), ["hasite_testapp"], database, anonymous=anonymous
+    )
+    instance.create()
+    return instance
+
+
+@pytest.fixture(scope="session")
+def instance(
+    server_directory: Callable[[str], Path], new_database: Callable[[], Database]
+) -> Instance:
+    """An instance of the test application that one may visit without logging in."""
+    return _instance(server_directory, new_database(), anonymous=True)
+
+
+@pytest.fixture(scope="session")
+def closed_instance(
+    server_directory: Callable[[str], Path], new_database: Callable[[], Database]
+) -> Instance:
+    """An instance of the test application that one may visit only logged in."""
+    return _instance(server_directory, new_database(), anonymous=False)
+
+
+@pytest.fixture(scope="session")
+def process(instance: Instance) -> Iterator[Process]:
+    """A running process of the instance."""
+    with instance.process() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def squid(server_directory: Callable[[str], Path], instance: Instance) -> Iterator[Squid]:
+    """Squid in front of another process of the instance, which takes Squid's URL for its own."""
+    port = free_port()
+    server = Squid(server_directory("squid"), port)
+    with instance.process(port, base_url=server.url), server:
+        yield server

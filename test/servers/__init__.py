@@ -1,0 +1,1 @@
+"""Real servers, wrapped as small objects: start, stop, kill, pause, wait."""

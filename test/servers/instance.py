@@ -1,0 +1,161 @@
+"""A CubicWeb instance, and the processes that serve it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import requests
+
+from servers.postgresql import Database
+from servers.support import Server, ServerProcess, free_port
+
+
+class Instance:
+    """An instance of CubicWeb: one configuration directory, one database, any number of processes.
+
+    The manager's login and password are `admin`.
+
+    :param directory: a directory for its configuration and its data
+    :param cubes: names of its cubes, without `cubicweb_`
+    :param database: its database, empty
+    :param anonymous: whether one may visit without logging in
+    :param options: options of the instance, by their names in its configuration file
+    :param rest_html: whether the pages of entities are those of CubicWeb's REST API. In the
+        `pyramid.ini` that CubicWeb writes they are, with the advice to disable them where
+        cubicweb_web is used, since they hide its pages, edition forms included.
+    """
+
+    name = "site"
+
+    def __init__(
+        self,
+        directory: Path,
+        cubes: list[str],
+        database: Database,
+        *,
+        anonymous: bool = True,
+        options: dict[str, object] | None = None,
+        rest_html: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.rest_html = rest_html
+        self.cubes = cubes
+        self.database = database
+        self.options: dict[str, object] = {
+            **database.options,
+            # nobody listens there: mail is refused at once
+            "smtp-host": "127.0.0.1",
+            "smtp-port": 1,
+            **(options or {}),
+        }
+        if anonymous:
+            self.options |= {"anonymous-user": "anon", "anonymous-password": "anon"}
+
+    def environ(self, options: dict[str, object] | None = None) -> dict[str, str]:
+        """Return the environment of the instance's commands.
+
+        :param options: options that override the instance's
+        """
+        # CubicWeb refuses requests to other URLs than its own where it finds itself under pytest
+        ours = ("CW_", "PYTEST_")
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        environ["PYTHONUNBUFFERED"] = "1"  # requests are logged with `print`
+        for variable in ("CW_INSTANCES_DIR", "CW_INSTANCES_DATA_DIR", "CW_RUNTIME_DIR"):
+            environ[variable] = str(self.directory)
+        for option, value in {**self.options, **(options or {})}.items():
+            environ["CW_" + option.replace("-", "_").upper()] = str(value)
+        return environ
+
+    def ctl(self, *args: str) -> str:
+        """Run `cubicweb-ctl` and return what it wrote.
+
+        :raises RuntimeError: it failed.
+        """
+        result = subprocess.run(
+            [_cubicweb_ctl(), *args],
+            env=self.environ(),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        # some of its failures are told in the text alone
+        if result.returncode or "not completed" in result.stdout:
+            raise RuntimeError(f"cubicweb-ctl {' '.join(args)} failed:\n{result.stdout}")
+        return result.stdout
+
+    def create(self) -> None:
+        """Create the instance, and fill its database.
+
+        :raises RuntimeError: `cubicweb-ctl` failed.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.ctl("create", "--automatic", "--no-db-create", ",".join(self.cubes), self.name)
+        # the password was drawn at random
+        sources = self.directory / self.name / "sources"
+        sources.write_text(
+            re.sub(r"(?m)^password=.*$", "password=admin", sources.read_text(), count=1)
+        )
+        if not self.rest_html:
+            ini = self.directory / self.name / "pyramid.ini"
+            ini.write_text(re.sub(r"(?m)^ .*rest_api\.include_html\n", "", ini.read_text()))
+        self.ctl("db-create", "--automatic", "--create-db=n", self.name)
+
+    def process(
+        self, port: int | None = None, *, base_url: str | None = None, **options: object
+    ) -> "Process":
+        """Return a new process of the instance, to be started.
+
+        :param port: TCP port, by default a free one
+        :param base_url: where visitors reach the site, with a final `/`; by default the process
+            itself. It must be the same in all the processes of a site.
+        :param options: options that this process overrides, with `_` for `-`
+        """
+        return Process(self, port or free_port(), base_url, options)
+
+
+class Process(ServerProcess, Server):
+    """One process of an instance, started with `cubicweb-ctl start`."""
+
+    def __init__(
+        self, instance: Instance, port: int, base_url: str | None, options: dict[str, object]
+    ) -> None:
+        self.port = port
+        #: the process itself, whatever is in front of it
+        self.url = f"http://127.0.0.1:{port}/"
+        self.base_url = base_url or self.url
+        self._instance = instance
+        self._options = {name.replace("_", "-"): value for name, value in options.items()}
+        super().__init__(
+            [_cubicweb_ctl(), "start", instance.name], instance.directory / f"{port}.log"
+        )
+
+    def start(self, *, timeout: float = 60) -> None:
+        """Start the process and wait until it answers.
+
+        :raises RuntimeError: it ended.
+        :raises TimeoutError: it does not answer in time.
+        """
+        own = {
+            "port": self.port,
+            "base-url": self.base_url,
+            "pid-file": self.log_path.with_suffix(".pid"),
+        }
+        self.env = self._instance.environ({**own, **self._options})
+        self.spawn(self.answers, timeout=timeout)
+
+    def answers(self) -> bool:
+        """Return whether the process answers a request, were it with an error."""
+        try:
+            requests.get(f"{self.url}login", timeout=5, allow_redirects=False)
+        except requests.RequestException:
+            return False
+        return True
+
+
+def _cubicweb_ctl() -> str:
+    return str(Path(sys.executable).with_name("cubicweb-ctl"))

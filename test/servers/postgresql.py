@@ -1,0 +1,176 @@
+"""A throwaway PostgreSQL server."""
+
+import getpass
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers.support import (
+    Server,
+    ServerProcess,
+    find_program,
+    free_port,
+    give,
+    system_user,
+    wait_until,
+)
+
+
+@dataclass(frozen=True)
+class Database:
+    """How to reach a database: the values of CubicWeb's options of the same names."""
+
+    driver: str
+    name: str
+    host: str = ""
+    port: int | None = None
+    user: str = ""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of an instance (`db-driver` and so on) that works on this database."""
+        options = {"db-driver": self.driver, "db-name": self.name}
+        if self.driver == "postgres":
+            options |= {"db-host": self.host, "db-port": str(self.port), "db-user": self.user}
+        return options
+
+
+class PostgreSQL(Server):
+    """A PostgreSQL server with a cluster of its own, fast because it does not care for crashes
+    of the machine.
+
+    It listens on 127.0.0.1 and on a Unix socket, and trusts everybody there.
+
+    :param directory: a new directory for the cluster, with a short path (it holds the socket).
+        Run by root, the server runs as user `postgres`, who must be able to reach it.
+    :param port: TCP port, by default a free one
+    :raises RuntimeError: PostgreSQL is not installed.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        versions = sorted(
+            Path("/usr/lib/postgresql").glob("*/bin"),
+            key=lambda path: float(path.parent.name),
+            reverse=True,
+        )
+        self._initdb = find_program("initdb", "postgresql", *versions)
+        self._psql = find_program("psql", "postgresql", *versions)
+        self.directory = directory
+        self.port = port or free_port()
+        self._account = system_user("postgres")
+        #: the superuser of the cluster
+        self.user = self._account or getpass.getuser()
+        self._process = ServerProcess(
+            [
+                find_program("postgres", "postgresql", *versions),
+                *("-D", str(directory / "cluster")),
+                *("-k", str(directory)),
+                *("-p", str(self.port)),
+                *("-c", "listen_addresses=127.0.0.1"),
+                *("-c", "fsync=off"),
+                *("-c", "full_page_writes=off"),
+                *("-c", "max_connections=200"),
+                # what a killed server leaves in /dev/shm stays there
+                *("-c", "dynamic_shared_memory_type=mmap"),
+            ],
+            directory / "postgresql.log",
+            user=self._account,
+            stop_signal=signal.SIGINT,  # "fast shutdown": does not wait for the clients
+        )
+
+    @property
+    def log(self) -> str:
+        """What the server has written."""
+        return self._process.log
+
+    def start(self) -> None:
+        """Start the server, after making its cluster the first time.
+
+        :raises RuntimeError: it ended.
+        :raises TimeoutError: it does not answer in time.
+        """
+        if not (self.directory / "cluster").exists():
+            give(self.directory, self._account)
+            command = [
+                *(self._initdb, "-D", str(self.directory / "cluster"), "-U", self.user),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ]
+            subprocess.run(
+                command,
+                check=True,
+                capture_output=True,
+                cwd=self.directory,
+                user=self._account,
+                group=self._account,
+                extra_groups=[] if self._account else None,
+            )
+        self._process.spawn(self.is_ready)
+
+    def stop(self) -> None:
+        """Stop the server as `systemctl stop postgresql` does."""
+        self._process.stop()
+
+    def kill(self) -> None:
+        """Kill all the server's processes. It can be started again, and recovers."""
+        self._process.kill()
+
+    def pause(self) -> None:
+        """Make the server hang: it takes connections and answers nothing."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        """End :meth:`pause`."""
+        self._process.resume()
+
+    def is_ready(self) -> bool:
+        """Return whether the server answers a query within 2 seconds."""
+        try:
+            self.sql("SELECT 1")
+        except (RuntimeError, subprocess.TimeoutExpired):
+            return False
+        return True
+
+    def wait_until_ready(self, timeout: float = 30) -> None:
+        """Wait until the server answers queries.
+
+        :raises TimeoutError: it does not in time.
+        """
+        wait_until(self.is_ready, "answer of PostgreSQL", timeout=timeout)
+
+    def sql(self, query: str, database: str = "postgres", *, timeout: float = 2) -> str:
+        """Run SQL as the superuser and return what `psql -At` prints.
+
+        :raises RuntimeError: the server refuses the query or is not there.
+        :raises subprocess.TimeoutExpired: it did not answer in time.
+        """
+        result = subprocess.run(
+            [
+                *(self._psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", query),
+                *("-h", self.host, "-p", str(self.port), "-U", self.user, database),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "PGCONNECT_TIMEOUT": "2"},
+        )
+        if result.returncode:
+            raise RuntimeError(f"{query}: {result.stderr}")
+        return result.stdout.strip()
+
+    def create_database(self, name: str) -> Database:
+        """Create an empty database.
+
+        :raises RuntimeError: for one, it exists.
+        """
+        # nobody can be connected to template0, while a connection to template1, which CubicWeb's
+        # test cases keep open, forbids to copy it
+        self.sql(f'CREATE DATABASE "{name}" TEMPLATE template0', timeout=60)
+        return self.database(name)
+
+    def database(self, name: str) -> Database:
+        """Return how to reach the database `name`, which need not exist."""
+        return Database("postgres", name, self.host, self.port, self.user)
