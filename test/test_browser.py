@@ -1,0 +1,138 @@
+"""A browser that holds a picture in its cache shows the new one once the picture is edited."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import picture
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+from servers.instance import Process
+from servers.support import find_program
+from servers.visitor import Visitor
+
+TITLE = "Seen in a browser"
+RED, BLUE = [255, 0, 0], [0, 0, 255]
+
+SHOWN = "return arguments[0].complete && arguments[0].naturalWidth > 0"
+COLOUR = """
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").drawImage(arguments[0], 0, 0);
+    return Array.from(canvas.getContext("2d").getImageData(5, 5, 1, 1).data).slice(0, 3);
+"""
+BYTES_RECEIVED = "return performance.getEntriesByName(arguments[0].src)[0].transferSize"
+
+
+class Browser:
+    """Chromium, on a site."""
+
+    def __init__(self, base_url: str, profile: Path, screenshots: Path) -> None:
+        self.base_url = base_url
+        self._screenshots = screenshots
+        options = webdriver.ChromeOptions()
+        options.binary_location = find_program("chromium", "chromium")
+        for argument in (
+            "--headless",
+            "--no-sandbox",  # it refuses root otherwise
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1200,1000",
+            f"--user-data-dir={profile}",
+        ):
+            options.add_argument(argument)
+        driver = find_program("chromedriver", "chromium-driver")
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+    @property
+    def path(self) -> str:
+        """What the address bar shows, without the site nor the query."""
+        return self.driver.current_url.removeprefix(self.base_url).partition("?")[0]
+
+    def open(self, path: str) -> None:
+        self.driver.get(self.base_url + path)
+
+    def wait(self, condition) -> object:
+        return WebDriverWait(self.driver, 30).until(lambda _driver: condition())
+
+    def login(self) -> None:
+        self.open("login")
+        self.driver.find_element(By.NAME, "__login").send_keys("admin")
+        self.driver.find_element(By.NAME, "__password").send_keys("admin")
+        self.driver.find_element(By.ID, "loginForm").submit()
+        self.wait(lambda: self.path != "login")
+
+    def picture(self, selector: str = "img.contentimage") -> WebElement:
+        """Return a picture of the page when it is there."""
+        image = self.driver.find_element(By.CSS_SELECTOR, selector)
+        self.wait(lambda: self.driver.execute_script(SHOWN, image))
+        return image
+
+    def colour(self, image: WebElement) -> list[int]:
+        return self.driver.execute_script(COLOUR, image)
+
+    def bytes_received(self, image: WebElement) -> int:
+        """Return how many bytes the page fetched to show an image: none if it was cached."""
+        return self.driver.execute_script(BYTES_RECEIVED, image)
+
+    def screenshot(self, name: str) -> None:
+        self._screenshots.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(self._screenshots / f"{name}.png"))
+
+
+@pytest.fixture
+def browser(process: Process, tmp_path: Path) -> Iterator[Browser]:
+    """A browser on the instance; its screenshots go to the environment's `SCREENSHOTS`."""
+    screenshots = Path(os.environ.get("SCREENSHOTS") or tmp_path / "screenshots")
+    browser = Browser(process.base_url, tmp_path / "profile", screenshots)
+    yield browser
+    browser.driver.quit()
+
+
+@pytest.fixture
+def eid(process: Process) -> int:
+    """The eid of a new picture, a red one."""
+    visitor = Visitor(process.base_url)
+    visitor.login()
+    files = {"data": ("red.png", picture("red", size=(300, 200)), "image/png")}
+    created = visitor.create("File", {"title": TITLE}, files)
+    return int(created.headers["Location"].partition("?")[0].rpartition("/")[2])
+
+
+def test_edited_picture_is_shown(browser: Browser, eid: int, tmp_path: Path) -> None:
+    new_file = tmp_path / "blue.png"
+    new_file.write_bytes(picture("blue", size=(300, 200)))
+    browser.login()
+    browser.open(f"file/{eid}")
+    assert browser.colour(browser.picture()) == RED
+    browser.screenshot("before")
+    browser.open(f"file/{eid}")
+    assert browser.bytes_received(browser.picture()) == 0
+
+    browser.open(f"file/{eid}?vid=edition")
+    browser.driver.find_element(By.ID, f"data-subject:{eid}").send_keys(str(new_file))
+    browser.screenshot("edition")
+    browser.driver.find_element(By.CSS_SELECTOR, "#entityForm button[value=validate]").click()
+
+    browser.wait(lambda: browser.path.startswith("file/") and browser.path != f"file/{eid}")
+    new_eid = int(browser.path.removeprefix("file/"))
+    image = browser.picture()
+    assert f"/file/{new_eid}/raw/" in image.get_attribute("src")
+    assert browser.colour(image) == BLUE
+    browser.screenshot("after")
+
+    for path in (f"file/{eid}", f"{eid}", f"file/{eid}?vid=primary"):
+        browser.open(path)
+        assert browser.path == path.replace(str(eid), str(new_eid)).partition("?")[0]
+        assert browser.colour(browser.picture()) == BLUE
+
+    browser.open(f"view?rql=Any X WHERE X is File, X title '{TITLE}'&vid=gallery")
+    assert browser.colour(browser.picture(f"#img{new_eid}")) == BLUE
+    assert not browser.driver.find_elements(By.ID, f"img{eid}")
+    browser.screenshot("gallery")
