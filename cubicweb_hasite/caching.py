@@ -7,8 +7,9 @@ no cookie, and varies on nothing that a visitor controls.
 from webob import Response
 
 NO_STORE = "no-store"
-#: how long a redirect from a former eid may be kept, in seconds: an image may be replaced again
-REDIRECT_MAX_AGE = 60
+#: how long a redirect from a former eid may be kept, in seconds: short, since an image may be
+#: replaced again, but longer than Squid's `minimum_expiry_time`, 60 seconds
+REDIRECT_MAX_AGE = 120
 _ONE_YEAR = 365 * 24 * 3600
 
 

@@ -41,6 +41,8 @@ class _ProbeConnection:
         self._in_flight: dict[str, Future] = {}
         self._thread: threading.Thread | None = None
         self._available = True
+        # A file of SQLite, and the database of CubicWeb's test cases, may be replaced by another.
+        self._keep = self._source.dbdriver == "postgres" and self._config.mode != "test"
 
     def query(self, sql: str) -> list[tuple]:
         deadline = self._config["hasite-probe-deadline"]
@@ -101,6 +103,8 @@ class _ProbeConnection:
                     connection = _closed(connection)
                     if not retry:
                         break
+            if not self._keep:
+                connection = _closed(connection)
             with self._lock:
                 future = self._in_flight.pop(sql)
             if error is None:

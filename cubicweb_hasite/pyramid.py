@@ -93,13 +93,11 @@ class _Visit:
         self.anonymous_eid = request.registry.get("cubicweb.anonymous_eid")
 
     def page(self) -> Response | None:
-        if self.url.eid > urls.MAX_EID or not self._is_gone():
+        if not self._is_gone():
             return None
-        return self._redirect()
+        return self._redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)
 
     def download(self) -> Response | None:
-        if self.url.eid > urls.MAX_EID:
-            return downloads.refuse(404)
         with closing(self._connections()) as connections:
             for cnx, shared in connections:
                 entity = readable_entity(cnx, self.url.eid)

@@ -17,6 +17,8 @@ from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 _TRACKED = "hasite_replaced"
+#: eids are of SQL's type integer
+MAX_EID = 2**31 - 1
 
 
 def track(cnx: Connection) -> dict[int, int | None]:
@@ -38,6 +40,8 @@ def current_eid(cnx: Connection, former: int) -> int | None:
 
     None if `former` is not the former eid of an entity that exists.
     """
+    if former > MAX_EID:
+        return None
     cursor = cnx.system_sql(
         f"SELECT {SQL_PREFIX}current FROM {SQL_PREFIX}FormerEid WHERE {SQL_PREFIX}former=%(eid)s",
         {"eid": former},
@@ -52,6 +56,8 @@ def entity_type(cnx: Connection, eid: int) -> str | None:
     Unlike :meth:`Connection.entity_type` it is not answered from the cache of the process, which
     is not told of what other processes delete or replace; it is corrected on the way.
     """
+    if eid > MAX_EID:
+        return None
     row = cnx.system_sql("SELECT type FROM entities WHERE eid=%(eid)s", {"eid": eid}).fetchone()
     if row is None:
         cnx.repo.clear_caches([eid])

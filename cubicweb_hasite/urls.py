@@ -9,9 +9,6 @@ from webob import Request
 
 Representation = Literal["download", "thumbnail"]
 
-#: eids are of SQL's type integer
-MAX_EID = 2**31 - 1
-
 # by what follows the eid in the path: cubicweb_file.views.urlrewrite, cubicweb.pyramid.rest_api
 _BY_PATH: dict[str, Representation] = {
     "raw": "download",
@@ -35,6 +32,8 @@ class EntityURL:
     etype: str | None
     #: representation of the data that is asked for; None for a page
     representation: Representation | None
+    #: whether CubicWeb fails where it should say that the entity is gone
+    fails_if_gone: bool
     before: str
     after: str
 
@@ -66,21 +65,24 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
         rest = (match["rest"] or "").split("/")
         representation = _BY_PATH.get(rest[1]) if len(rest) > 1 else _BY_VID.get(vid)
         etype = match["etype"] and match["etype"].lower()
+        fails_if_gone = False
         span = match.span("eid")
     elif vid.startswith("monitor_"):
         return None
     elif match := _EID_PARAMETER.search(request.query_string):
-        etype, representation = None, _BY_VID.get(vid)
+        etype, representation, fails_if_gone = None, _BY_VID.get(vid), True
         span = _in_query(request, match)
     elif match := _EID_IN_RQL.search(request.query_string):
-        alone = _EID_ALONE.fullmatch(request.GET["rql"])
-        etype, representation = None, _BY_VID.get(vid) if alone else None
+        fails_if_gone = _EID_ALONE.fullmatch(request.GET["rql"]) is not None
+        etype, representation = None, _BY_VID.get(vid) if fails_if_gone else None
         span = _in_query(request, match)
     else:
         return None
     url = request.path_qs
     start, end = span
-    return EntityURL(int(url[start:end]), etype, representation, url[:start], url[end:])
+    return EntityURL(
+        int(url[start:end]), etype, representation, fails_if_gone, url[:start], url[end:]
+    )
 
 
 def _in_query(request: Request, match: re.Match[str]) -> tuple[int, int]:

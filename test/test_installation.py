@@ -1,0 +1,89 @@
+"""The cube is added to an existing instance, and upgraded, with its data kept."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pictures import picture
+from servers.instance import Instance, Process
+from servers.visitor import Visitor
+
+RED = picture("red")
+BLUE = picture("blue")
+
+
+@pytest.fixture
+def existing(server_directory, new_database) -> Instance:
+    """An instance without the cube, as `cubicweb-ctl create` makes it."""
+    instance = Instance(server_directory("instance"), ["file"], new_database())
+    instance.create()
+    return instance
+
+
+def visit(process: Process) -> Visitor:
+    """Return an administrator of the instance."""
+    visitor = Visitor(process.url)
+    visitor.login()
+    return visitor
+
+
+def eid_in(url: str) -> int:
+    return int(re.search(r"/file/(\d+)", url)[1])
+
+
+def shell(instance: Instance, script: str) -> None:
+    """Run a script in `cubicweb-ctl shell`."""
+    result = subprocess.run(
+        [str(Path(sys.executable).with_name("cubicweb-ctl")), "shell", instance.name],
+        input=script,
+        env=instance.environ(),
+        cwd=instance.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0
+    assert "Traceback" not in result.stdout, result.stdout
+
+
+def check(process: Process, eid: int, data: bytes) -> None:
+    """Assert that the instance works with the cube, and has kept its data."""
+    visitor = Visitor(process.url)
+    response = visitor.get(f"/file/{eid}/raw/a.png", allow_redirects=True)
+    assert response.content == data
+    assert response.headers["Cache-Control"] == "public, max-age=3600"
+    page = visitor.get(f"/file/{eid}", headers={"Accept": "text/html"}, allow_redirects=True)
+    assert "a title" in page.text
+    response = visitor.get("/view?vid=monitor_version")
+    assert response.status_code == 200, response.text
+    assert "hasite: " in response.text
+
+
+def test_existing_instance(existing: Instance) -> None:
+    process = existing.process()
+    process.start()
+    response = visit(process).create(
+        "File", {"title": "a title"}, {"data": ("a.png", RED, "image/png")}
+    )
+    eid = eid_in(response.headers["Location"])
+    process.stop()
+
+    shell(existing, "add_cube('hasite')\n")
+
+    process.start()
+    check(process, eid, RED)
+    response = visit(process).edit(eid, "File", files={"data": ("a.png", BLUE, "image/png")})
+    assert eid_in(response.headers["Location"]) != eid
+    check(process, eid, BLUE)
+    process.stop()
+
+    # as if the cube had been of an earlier version
+    older = 'SET P value "0.0.1" WHERE P pkey "system.version.hasite"'
+    shell(existing, f"rql({older!r})\ncommit()\n")
+    existing.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=y", existing.name)
+
+    process.start()
+    check(process, eid, BLUE)
+    process.stop()
