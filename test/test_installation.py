@@ -1,9 +1,6 @@
 """The cube is added to an existing instance, and upgraded, with its data kept."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from pictures import picture
@@ -33,21 +30,6 @@ def eid_in(url: str) -> int:
     return int(re.search(r"/file/(\d+)", url)[1])
 
 
-def shell(instance: Instance, script: str) -> None:
-    """Run a script in `cubicweb-ctl shell`."""
-    result = subprocess.run(
-        [str(Path(sys.executable).with_name("cubicweb-ctl")), "shell", instance.name],
-        input=script,
-        env=instance.environ(),
-        cwd=instance.directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0
-    assert "Traceback" not in result.stdout, result.stdout
-
-
 def check(process: Process, eid: int, data: bytes) -> None:
     """Assert that the instance works with the cube, and has kept its data."""
     visitor = Visitor(process.url)
@@ -70,7 +52,7 @@ def test_existing_instance(existing: Instance) -> None:
     eid = eid_in(response.headers["Location"])
     process.stop()
 
-    shell(existing, "add_cube('hasite')\n")
+    existing.shell("add_cube('hasite')\n")
 
     process.start()
     check(process, eid, RED)
@@ -81,7 +63,7 @@ def test_existing_instance(existing: Instance) -> None:
 
     # as if the cube had been of an earlier version
     older = 'SET P value "0.0.1" WHERE P pkey "system.version.hasite"'
-    shell(existing, f"rql({older!r})\ncommit()\n")
+    existing.shell(f"rql({older!r})\ncommit()\n")
     existing.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=y", existing.name)
 
     process.start()

@@ -68,25 +68,34 @@ class Instance:
             environ["CW_" + option.replace("-", "_").upper()] = str(value)
         return environ
 
-    def ctl(self, *args: str) -> str:
+    def ctl(self, *args: str, script: str = "") -> str:
         """Run `cubicweb-ctl` and return what it wrote.
 
+        :param script: what it reads
         :raises RuntimeError: it failed.
         """
         result = subprocess.run(
             [_cubicweb_ctl(), *args],
             env=self.environ(),
             cwd=self.directory,
-            stdin=subprocess.DEVNULL,
+            input=script,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
         # some of its failures are told in the text alone
-        if result.returncode or "not completed" in result.stdout:
+        failed = result.returncode or "not completed" in result.stdout
+        if failed or (script and "Traceback" in result.stdout):
             raise RuntimeError(f"cubicweb-ctl {' '.join(args)} failed:\n{result.stdout}")
         return result.stdout
+
+    def shell(self, script: str) -> str:
+        """Run a script in `cubicweb-ctl shell` and return what it wrote.
+
+        :raises RuntimeError: it failed.
+        """
+        return self.ctl("shell", self.name, script=script)
 
     def create(self) -> None:
         """Create the instance, and fill its database.

@@ -1,0 +1,144 @@
+"""Each command block of the documentation is run, as written but for the port and the paths."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pictures import picture
+from servers.instance import Instance
+from servers.support import free_port, listens, wait_until
+from servers.visitor import Visitor
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NOT_SOURCE = shutil.ignore_patterns(
+    ".venv", ".git", "var", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
+)
+
+
+def command_blocks(document: str) -> list[str]:
+    """Return the command blocks of a document of the checkout."""
+    return re.findall(r"^```sh\n(.*?)^```$", (CHECKOUT / document).read_text(), re.M | re.S)
+
+
+RUN, TEST, ADD, UPGRADE, MONITOR = command_blocks("README.md")
+
+
+@pytest.fixture
+def fresh_checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout, without what was installed or built in it."""
+    return Path(shutil.copytree(CHECKOUT, tmp_path / "checkout", ignore=NOT_SOURCE))
+
+
+def test_every_document_is_tested() -> None:
+    documents = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("**/*.md")]
+    documents = [str(path) for path in documents if ".venv" not in path.parts]
+    with_commands = {path for path in documents if command_blocks(path)}
+    assert with_commands <= {"README.md", "bench/README.md"}
+
+
+def test_run(fresh_checkout: Path) -> None:
+    """From a fresh checkout, without a virtualenv, to pictures."""
+    assert RUN == "make run\n"
+    output = fresh_checkout / "output"
+    port = free_port()
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            ["bash", "-c", RUN],
+            cwd=fresh_checkout,
+            env={**os.environ, "PORT": str(port)},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        wait_until(
+            lambda: process.poll() is not None or "Ctrl-C stops it." in output.read_text(),
+            "demonstration",
+            timeout=300,
+        )
+        assert process.poll() is None, output.read_text()
+        urls = re.findall(r"http://\S+", output.read_text())
+        visitor = Visitor(f"http://localhost:{port}/")
+        for url in urls:
+            assert url.startswith(visitor.base_url)
+            assert visitor.get(url).status_code in (200, 303), url
+        gallery = next(url for url in urls if "gallery" in url)
+        assert re.search(r"/file/\d+/thumb/", visitor.get(gallery).text)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+    wait_until(lambda: not listens(port), "end of the demonstration")
+
+
+def test_test() -> None:
+    """Continuous integration runs it."""
+    assert TEST == "make test\n"
+    assert re.search(r"^make test$", (CHECKOUT / ".ci" / "run").read_text(), re.M)
+
+
+def test_add_upgrade_and_monitor(
+    fresh_checkout: Path,
+    server_directory: Callable[[str], Path],
+    new_database: Callable,
+) -> None:
+    """On an existing instance, in a virtualenv of its own, with the package as it is built."""
+    venv = fresh_checkout / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [venv / "bin" / "pip", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-deps", "-w", "dist", "."], cwd=fresh_checkout, check=True
+    )
+    subprocess.run([*pip, "install", "-q", "cubicweb-file", "psycopg2-binary"], check=True)
+
+    instance = Instance(server_directory("instance"), ["file"], new_database())
+    instance.name = "mysite"
+    instance.create()
+    process = instance.process()
+    process.start()
+    admin = Visitor(process.url)
+    admin.login()
+    admin.create("File", files={"data": ("a.png", picture("red"), "image/png")})
+    process.stop()
+
+    def run(block: str) -> str:
+        links = f"{os.environ.get('PIP_FIND_LINKS', '')} {fresh_checkout / 'dist'}"
+        result = subprocess.run(
+            [
+                "bash",
+                "-euo",
+                "pipefail",
+                "-c",
+                block.replace("localhost:8080", f"127.0.0.1:{process.port}"),
+            ],
+            cwd=instance.directory,
+            env={
+                **instance.environ(),
+                "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+                "PIP_FIND_LINKS": links.strip(),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout
+        assert "Traceback" not in result.stdout, result.stdout
+        return result.stdout
+
+    run(ADD)
+    instance.shell('rql(\'SET P value "0.0.1" WHERE P pkey "system.version.hasite"\')\ncommit()\n')
+    run(UPGRADE)
+    process.start()
+    pool, database, versions, _host = run(MONITOR).splitlines()
+    assert pool.startswith("unlimited pool : ")
+    assert database == "ServiceOK : 2 users in DB"
+    assert re.search(r"ServiceOK : FS config .*hasite: ", versions)
+    assert Visitor(process.url).get("/file/1/raw/a.png").status_code == 404
+    process.stop()
