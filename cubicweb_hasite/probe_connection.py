@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 #: the connection is closed when nothing was asked for so long, in seconds
 IDLE_TIMEOUT = 60
 
+# of the repository, so that the connection lives as long
+_ATTRIBUTE = "_hasite_probe_connection"
+
 
 class DatabaseUnavailable(Exception):
     """The database did not answer; the message says how, and holds no secret."""
@@ -26,8 +29,10 @@ def query(repo: Repository, sql: str) -> list[tuple]:
 
     :raises DatabaseUnavailable: no answer before the deadline (option `hasite-probe-deadline`)
     """
-    connection = vars(repo).setdefault("_hasite_probe_connection", _ProbeConnection(repo))
-    return connection.query(sql)
+    attributes = vars(repo)
+    if _ATTRIBUTE not in attributes:
+        attributes.setdefault(_ATTRIBUTE, _ProbeConnection(repo))
+    return attributes[_ATTRIBUTE].query(sql)
 
 
 class _ProbeConnection:

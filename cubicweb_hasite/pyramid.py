@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
+from cubicweb import ConfigurationError
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
@@ -24,7 +25,14 @@ _STATIC = ("/data/", "/static/", "/fckeditor/")
 
 
 def includeme(config: Configurator) -> None:
-    """Register the routes of the monitors, the tween and the subscriber."""
+    """Register the routes of the monitors, the tween and the subscriber.
+
+    :raises ConfigurationError: an option of the cube has a value that makes no sense.
+    """
+    for option in ("hasite-image-max-age", "hasite-probe-deadline"):
+        value = config.registry["cubicweb.config"][option]
+        if value < 0:
+            raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     for name in probes.PROBES:
         route = f"hasite_{name}"
         config.add_route(route, "/view", request_param=f"vid={name}")
@@ -67,9 +75,11 @@ def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:
         languages = config.available_languages()
     pattern = urls.path_pattern(prefix, languages)
     root = base_url.removesuffix(prefix)
+    etypes = {None, "any", *registry["cubicweb.registry"].case_insensitive_etypes}
 
     def entity_url_tween(request: Request) -> Response:
-        if request.method in ("GET", "HEAD") and (url := urls.entity_url(request, pattern)):
+        url = urls.entity_url(request, pattern) if request.method in ("GET", "HEAD") else None
+        if url is not None and url.etype in etypes:
             visit = _Visit(request, url, root)
             response = visit.page() if url.representation is None else visit.download()
             if response is not None:
@@ -110,8 +120,8 @@ class _Visit:
         return downloads.refuse(403)
 
     def _send(self, entity: Entity, shared: bool) -> Response | None:
-        types = {entity.e_schema.type, *(e.type for e in entity.e_schema.ancestors())}
-        if self.url.etype is not None and self.url.etype not in {t.lower() for t in types}:
+        eschemas = (entity.e_schema, *entity.e_schema.ancestors())
+        if self.url.etype not in {None, "any", *(e.type.lower() for e in eschemas)}:
             return downloads.refuse(404)
         selected = downloads.select(
             entity,

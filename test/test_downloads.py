@@ -4,11 +4,12 @@ import re
 from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
-from cubicweb import Binary
+from cubicweb import Binary, ConfigurationError
 from cubicweb.devtools import BASE_URL
 from editing import BLUE, RED, EditingTC
 
 from cubicweb_hasite.downloads import content_disposition
+from cubicweb_hasite.pyramid import includeme
 
 DOWNLOADS = (
     "/file/{eid}/raw/picture.png",
@@ -165,6 +166,22 @@ class CacheControlTC(DownloadTC):
         assert response.body == RED[1:4]
         response = self.get(url, method="HEAD")
         assert response.headers["Content-Length"] == str(len(RED))
+
+    def test_urls_of_others(self) -> None:
+        """A path that begins with something else than an entity type is not ours."""
+        response = self.get(f"/invoices/{self.eid}/download", status="*")
+        assert response.body != RED
+        assert response.content_type == "text/html"
+
+    def test_option_that_makes_no_sense(self) -> None:
+        for option in ("hasite-image-max-age", "hasite-probe-deadline"):
+            default = self.config[option]
+            self.config.global_set_option(option, -1)
+            try:
+                with pytest.raises(ConfigurationError, match=f"{option} is -1"):
+                    includeme(self.pyramid_config)
+            finally:
+                self.config.global_set_option(option, default)
 
     def test_pages_are_kept_from_shared_caches(self) -> None:
         """CubicWeb's own pages set cookies; some of them it calls cacheable."""
