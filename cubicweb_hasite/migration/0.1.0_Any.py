@@ -1,0 +1,6 @@
+# ruff: noqa: F821 (names given by CubicWeb to migration scripts)
+# Instances that had the cube before its first release.
+if "FormerEid" in schema:
+    sync_schema_props_perms("FormerEid")
+else:
+    add_entity_type("FormerEid")
