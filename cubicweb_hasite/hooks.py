@@ -1,6 +1,7 @@
 """When data changes: replace the entity; when it is deleted: forget its former eids."""
 
-from cubicweb import UnknownEid, ValidationError
+from cubicweb import Binary, UnknownEid, ValidationError
+from cubicweb.entity import Entity, EntityAdapter
 from cubicweb.predicates import is_instance
 from cubicweb.server import hook
 
@@ -21,6 +22,44 @@ def changed_meanwhile(eid: int) -> ValidationError:
     return ValidationError(eid, {None: _CHANGED_MEANWHILE}, {"eid": eid})
 
 
+def _edited_adapter(entity: Entity) -> EntityAdapter | None:
+    """Return the adapter of an entity whose immutable data is being edited, None otherwise.
+
+    What is stored decides, since it is what caches may hold: the adapter is that of the entity
+    without the edition.
+    """
+    stored = type(entity)(entity._cw)
+    stored.eid = entity.eid
+    adapter = stored.cw_adapt_to("IImmutableData")
+    if adapter is None or not adapter.immutable or adapter.attribute not in entity.cw_edited:
+        return None
+    return adapter
+
+
+class LockHook(hook.Hook):
+    """Lock an entity that could be replaced, so that no edition of it is lost silently.
+
+    Without the lock, an update that waits for a replacement of the same entity to be committed
+    would find no row under the eid afterwards, and change nothing.
+    """
+
+    __regid__ = "hasite.lock"
+    events = ("before_update_entity",)
+    category = "hasite"
+    order = -100  # before any read of what another transaction may be changing
+
+    def __call__(self) -> None:
+        types = (target.type for _rtype, target in self.entity.e_schema.attribute_definitions())
+        if "Bytes" not in types:
+            return
+        replaces = replacement.tracked(self._cw) is not None
+        exclusive = replaces and _edited_adapter(self.entity) is not None
+        try:
+            replacement.lock(self._cw, self.entity.eid, exclusive=exclusive)
+        except UnknownEid:
+            raise changed_meanwhile(self.entity.eid) from None
+
+
 class ReplaceOnDataEditHook(hook.Hook):
     """Replace an entity whose immutable data is given other bytes through the web."""
 
@@ -31,27 +70,16 @@ class ReplaceOnDataEditHook(hook.Hook):
 
     def __call__(self) -> None:
         replaced = replacement.tracked(self._cw)
-        if replaced is None:
+        adapter = _edited_adapter(self.entity) if replaced is not None else None
+        if adapter is None:
             return
-        # What is stored decides, since it is what caches may hold: look at it beside the
-        # entity, whose attributes are those to come.
-        stored = type(self.entity)(self._cw)
-        stored.eid = self.entity.eid
-        adapter = stored.cw_adapt_to("IImmutableData")
-        edited = self.entity.cw_edited
-        if adapter is None or not adapter.immutable or adapter.attribute not in edited:
-            return
-        if _bytes(getattr(stored, adapter.attribute)) == _bytes(edited[adapter.attribute]):
-            return
-        try:
-            replacement.lock(self._cw, self.entity.eid)
-        except UnknownEid:
-            raise changed_meanwhile(self.entity.eid) from None
-        replaced[self.entity.eid] = None
-        ReplaceOp(self._cw)
+        stored = getattr(adapter.entity, adapter.attribute)
+        if _bytes(stored) != _bytes(self.entity.cw_edited[adapter.attribute]):
+            replaced[self.entity.eid] = None
+            ReplaceOp(self._cw)
 
 
-def _bytes(data) -> bytes | None:
+def _bytes(data: Binary | None) -> bytes | None:
     return None if data is None else data.getvalue()
 
 

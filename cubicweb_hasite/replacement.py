@@ -65,17 +65,20 @@ def entity_type(cnx: Connection, eid: int) -> str | None:
     return row[0]
 
 
-def lock(cnx: Connection, eid: int) -> None:
-    """Hold the entity `eid` until the end of the transaction, so that nothing is linked to it.
+def lock(cnx: Connection, eid: int, *, exclusive: bool) -> None:
+    """Hold the entity `eid` as it is until the end of the transaction.
 
-    A relation added to the entity by another transaction is waited for, and one that comes later
-    waits for us: PostgreSQL takes a key share lock on `entities` for each foreign key.
+    PostgreSQL takes the same lock, shared, on the row of `entities` for each foreign key to it:
+    who replaces the entity, and locks it exclusively, waits for transactions that are linking
+    to it, and those that come later wait for it, to find that the eid is gone. On SQLite, which
+    has one writer at a time and no row locks, only the existence is checked.
 
+    :param exclusive: whether the entity is about to be replaced, else it is only updated
     :raises UnknownEid: the entity is gone, deleted or replaced by another transaction.
     """
     sql = "SELECT eid FROM entities WHERE eid=%(eid)s"
-    if cnx.repo.system_source.dbdriver == "postgres":  # SQLite has one writer at a time
-        sql += " FOR UPDATE"
+    if cnx.repo.system_source.dbdriver == "postgres":
+        sql += " FOR UPDATE" if exclusive else " FOR KEY SHARE"
     if cnx.system_sql(sql, {"eid": eid}).fetchone() is None:
         raise UnknownEid(eid)
 
@@ -88,7 +91,7 @@ def replace(cnx: Connection, former: int) -> int:
 
     :raises UnknownEid: the entity is gone.
     """
-    lock(cnx, former)
+    lock(cnx, former, exclusive=True)
     source = cnx.repo.system_source
     eschema = cnx.vreg.schema.entity_schema_for(cnx.entity_type(former))
     current = source.create_eid(cnx)
