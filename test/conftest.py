@@ -7,7 +7,7 @@ The environment variable `DB` chooses the database of all the tests: `postgres`,
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import backend
@@ -28,6 +28,18 @@ def pytest_configure(config: pytest.Config) -> None:
         except (RuntimeError, ValueError) as error:
             raise pytest.UsageError(str(error)) from error
     backend.configure_cubicweb()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """Let a skipped test be a failure, but for what SQLite has not.
+
+    CubicWeb's test cases skip the tests of a class when its database could not be prepared.
+    """
+    report = yield
+    if report.skipped and "SQLite" not in str(report.longrepr):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -151,10 +151,8 @@ def test_entity_url_under_a_prefix_and_a_language() -> None:
 @pytest.fixture
 def second_process(instance: Instance, process: Process) -> Process:
     """Another process of the same site."""
-    second = instance.process(base_url=process.base_url)
-    second.start()
-    yield second
-    second.stop()
+    with instance.process(base_url=process.base_url) as second:
+        yield second
 
 
 def test_second_process(process: Process, second_process: Process) -> None:

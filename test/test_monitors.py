@@ -131,10 +131,8 @@ class MonitorTC(EditingTC):
 
 
 def test_site_closed_to_anonymous_visitors(closed_instance: Instance) -> None:
-    process = closed_instance.process()
-    process.start()
-    visitor = Visitor(process.url)
-    try:
+    with closed_instance.process() as process:
+        visitor = Visitor(process.url)
         assert visitor.get("/").status_code == 303
         for name in MONITORS:
             response = visitor.get(f"/view?vid={name}")
@@ -143,8 +141,6 @@ def test_site_closed_to_anonymous_visitors(closed_instance: Instance) -> None:
             assert not response.cookies
         assert visitor.get("/view?vid=monitor_db").text == "ServiceOK : 1 users in DB"
         assert visitor.get("/view?vid=monitor_hostname").text == socket.gethostname()
-    finally:
-        process.stop()
 
 
 @pytest.fixture
@@ -157,10 +153,8 @@ def fragile(postgresql, server_directory) -> Process:
         options={"hasite-probe-deadline": 1},
     )
     instance.create()
-    process = instance.process()
-    process.start()
-    yield process
-    process.kill()
+    with instance.process() as process:
+        yield process
 
 
 def test_database_stopped(postgresql, fragile: Process) -> None:

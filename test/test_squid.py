@@ -79,10 +79,7 @@ def test_private_image(closed_instance: Instance, server_directory) -> None:
     """On a site without anonymous access nothing is stored for others."""
     port = free_port()
     squid = Squid(server_directory("squid"), port)
-    process = closed_instance.process(port, base_url=squid.url)
-    process.start()
-    squid.start()
-    try:
+    with closed_instance.process(port, base_url=squid.url), squid:
         admin = Visitor(squid.url)
         admin.login()
         eid = create_image(admin)
@@ -102,6 +99,3 @@ def test_private_image(closed_instance: Instance, server_directory) -> None:
         page = admin.get("/")
         assert "admin" in page.text
         assert Visitor(squid.url).get("/").status_code == 303
-    finally:
-        squid.stop()
-        process.stop()
