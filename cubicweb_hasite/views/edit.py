@@ -1,11 +1,15 @@
 """The edit controller: an image whose data is edited in a form gets a new eid."""
 
+import re
+
+from cubicweb import ValidationError
 from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
 from logilab.common.registry import yes
 
 from cubicweb_hasite import replacement
 from cubicweb_hasite.hooks import changed_meanwhile
+from cubicweb_hasite.upstream import settle_failed_edit
 
 
 class EditController(editcontroller.EditController):
@@ -14,6 +18,13 @@ class EditController(editcontroller.EditController):
     __select__ = editcontroller.EditController.__select__ & yes()
 
     _replaced: dict[int, int | None] | None = None
+
+    def publish(self, rset=None):
+        try:
+            return super().publish(rset)
+        except ValidationError as error:
+            settle_failed_edit(self._cw, error)
+            raise
 
     def _default_publish(self) -> None:
         self._replaced = replacement.track(self._cw.cnx)
@@ -32,21 +43,22 @@ class EditController(editcontroller.EditController):
         if current is not None:
             form = self._cw.form
             if "__errorurl" in form:  # show the error in the form of what it has become
-                form["__errorurl"] = form["__errorurl"].replace(eid, str(current))
+                named = rf"(?<=[/=]){eid}(?=[/?#&]|$)"
+                form["__errorurl"] = re.sub(named, str(current), form["__errorurl"])
             raise changed_meanwhile(former)
 
     def reset(self) -> None:
-        """Redirect as CubicWeb does, but to the new eid of what was replaced."""
-        if self._replaced:
-            self._commit()
-            edited = self._edited_entity
-            current = self._replaced.get(edited.eid) if edited is not None else None
+        """Commit, then redirect as CubicWeb does, but to the new eid of what was replaced."""
+        self._commit()
+        edited = self._edited_entity
+        if edited is not None and self._replaced:
+            current = self._replaced.get(edited.eid)
             if current is not None:
                 self._land_on(current)
         super().reset()
 
     def _commit(self) -> None:
-        """Commit now: new eids exist from then on, and errors are still shown in the form."""
+        """Commit now: new eids exist from then on, and an error is still shown in the form."""
         transaction = self._cw.cnx.commit()
         if transaction is not None:
             self._cw.data["last_undoable_transaction"] = transaction

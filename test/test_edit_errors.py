@@ -1,0 +1,93 @@
+"""An error in a form: nothing is committed, what was typed is kept, its field tells."""
+
+import lxml.html
+import webtest
+from editing import BLUE, RED, EditingTC, validation
+from graph import graph
+
+TOO_LONG = "x" * 300
+# an upload that does not fit in memory: it comes in a temporary file
+BIG = BLUE + bytes(100_000)
+
+
+class EditErrorTC(EditingTC):
+    def setUp(self) -> None:
+        super().setUp()
+        with self.admin_access.cnx() as cnx:
+            image = self.new_image(cnx, title="old")
+            self.article = cnx.create_entity("Article", title="old", cover=image).eid
+            self.eid = image.eid
+            cnx.commit()
+            self.before = graph(cnx)
+        self.login()
+
+    def check_nothing_changed(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            assert graph(cnx) == self.before
+            assert cnx.entity_from_eid(self.eid).data.getvalue() == RED
+        assert self.current_eid(self.eid) is None
+
+    def form_with_error(self, response) -> webtest.Form:
+        """Return the form that the visitor is led back to."""
+        assert response.status_code == 303
+        return self.page(response.location).forms["entityForm"]
+
+    def test_image_alone(self) -> None:
+        form = self.edition_form(self.eid)
+        form[f"data-subject:{self.eid}"] = webtest.Upload("a.png", BIG)
+        form[f"title-subject:{self.eid}"] = TOO_LONG
+        form = self.form_with_error(self.submit(form))
+        assert form[f"title-subject:{self.eid}"].value == TOO_LONG
+        assert "value should have maximum size of 256" in form.text
+        self.check_nothing_changed()
+
+        form[f"title-subject:{self.eid}"] = "shorter"
+        form[f"data-subject:{self.eid}"] = webtest.Upload("a.png", BLUE)
+        assert f"/file/{self.eid}" not in self.location(self.submit(form))
+        with self.admin_access.cnx() as cnx:
+            assert cnx.entity_from_eid(self.current_eid(self.eid)).title == "shorter"
+
+    def test_several_entities(self) -> None:
+        """The image is edited before or after the article that has the error."""
+        for wrong, right in ((self.article, self.eid), (self.eid, self.article)):
+            for controller in ("edit", "validateform"):
+                with self.subTest(controller, wrong=wrong):
+                    form = self.edition_form(self.article)
+                    form[f"data-subject:{self.eid}"] = webtest.Upload("a.png", BIG)
+                    form[f"title-subject:{wrong}"] = TOO_LONG
+                    form[f"title-subject:{right}"] = "typed"
+                    response = self.submit(form, controller)
+                    if controller == "edit":
+                        form = self.form_with_error(response)
+                        assert form[f"title-subject:{wrong}"].value == TOO_LONG
+                        assert form[f"title-subject:{right}"].value == "typed"
+                        document = lxml.html.fromstring(form.text)
+                        [message] = document.xpath('//span[@class="errorMsg"]')
+                        row = message.xpath("ancestor::tr[1]")[0]
+                        assert row.xpath(f'.//input[@name="title-subject:{wrong}"]')
+                    else:
+                        valid, [eid, errors], _entity = validation(response)
+                        assert not valid
+                        assert (eid, list(errors)) == (wrong, ["title-subject"])
+                    self.check_nothing_changed()
+
+    def test_error_at_commit(self) -> None:
+        """A relation that is missing is noticed at the commit only."""
+        for controller in ("edit", "validateform"):
+            with self.subTest(controller):
+                form = self.edition_form(self.eid)
+                form[f"data-subject:{self.eid}"] = webtest.Upload("a.png", BIG)
+                article = [
+                    ("eid", "X"),
+                    ("__type:X", "Article"),
+                    ("_cw_entity_fields:X", "title-subject,__type"),
+                    ("title-subject:X", "without cover"),
+                ]
+                response = self.submit(form, controller, article)
+                if controller == "edit":
+                    assert "cover" in self.form_with_error(response).text
+                else:
+                    valid, [_eid, errors], _entity = validation(response)
+                    assert not valid
+                    assert list(errors) == ["cover-subject"]
+                self.check_nothing_changed()
