@@ -4,8 +4,14 @@ from cubicweb import Binary, UnknownEid, ValidationError
 from cubicweb.entity import Entity, EntityAdapter
 from cubicweb.predicates import is_instance
 from cubicweb.server import hook
+from cubicweb.server.session import NO_UNDO_TYPES
 
 from cubicweb_hasite import replacement
+
+# CubicWeb runs the hooks of this category when a transaction is undone too.
+_CATEGORY = "undo"
+# A former eid stays one when the transaction of the replacement is undone.
+NO_UNDO_TYPES.add("FormerEid")
 
 # translated by the catalogs of cubicweb-web
 _CHANGED_MEANWHILE = (
@@ -45,7 +51,7 @@ class LockHook(hook.Hook):
 
     __regid__ = "hasite.lock"
     events = ("before_update_entity",)
-    category = "hasite"
+    category = _CATEGORY
     order = -100  # before any read of what another transaction may be changing
 
     def __call__(self) -> None:
@@ -65,7 +71,7 @@ class ReplaceOnDataEditHook(hook.Hook):
 
     __regid__ = "hasite.replace_on_data_edit"
     events = ("before_update_entity",)
-    category = "hasite"
+    category = _CATEGORY
     order = 100  # after the hooks that change the data, such as the resizing of cubicweb-file
 
     def __call__(self) -> None:
@@ -99,7 +105,7 @@ class ForgetFormerEidsHook(hook.Hook):
     __regid__ = "hasite.forget_former_eids"
     __select__ = hook.Hook.__select__ & ~is_instance("FormerEid")
     events = ("after_delete_entity",)
-    category = "hasite"
+    category = _CATEGORY
 
     def __call__(self) -> None:
         ForgetFormerEidsOp.get_instance(self._cw).add_data(self.entity.eid)

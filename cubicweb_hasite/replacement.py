@@ -8,6 +8,7 @@ current one in one step, however often the entity is replaced.
 Knows the repository, not the web.
 """
 
+import pickle
 from collections.abc import Iterator
 
 from cubicweb import UnknownEid
@@ -31,7 +32,12 @@ def track(cnx: Connection) -> dict[int, int | None]:
 
 
 def tracked(cnx: Connection) -> dict[int, int | None] | None:
-    """Return the mapping of :func:`track`, or None if edits keep the eid in this transaction."""
+    """Return the mapping of :func:`track`, or None if edits keep the eid in this transaction.
+
+    To undo a transaction is to edit: data that is restored gets a new eid too.
+    """
+    if "undoing_uuid" in cnx.transaction_data:
+        return track(cnx)
     return cnx.transaction_data.get(_TRACKED)
 
 
@@ -108,13 +114,8 @@ def replace(cnx: Connection, former: int) -> int:
         _move(cnx, table, column, eids)
     if source.do_fti:
         _move(cnx, source.dbhelper.fti_table, source.dbhelper.fti_uid_attr, eids)
-    for table, column in (
-        ("tx_entity_actions", "eid"),
-        ("tx_relation_actions", "eid_from"),
-        ("tx_relation_actions", "eid_to"),
-        (f"{SQL_PREFIX}FormerEid", f"{SQL_PREFIX}current"),
-    ):
-        _move(cnx, table, column, eids)
+    _move_undo_records(cnx, eids)
+    _move(cnx, f"{SQL_PREFIX}FormerEid", f"{SQL_PREFIX}current", eids)
     cnx.system_sql("DELETE FROM entities WHERE eid=%(former)s", eids)
     with cnx.deny_all_hooks_but("metadata"):
         cnx.create_entity("FormerEid", **eids)
@@ -145,6 +146,31 @@ def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, in
             "current_uri": f"{base_url}{eids['current']}",
         },
     )
+
+
+def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
+    """Let the transactions recorded so far be undone: see cubicweb.server.sources.native."""
+    source = cnx.repo.system_source
+    actions = cnx.system_sql(
+        "SELECT tx_uuid, txa_order, changes FROM tx_entity_actions "
+        "WHERE eid=%(former)s AND changes IS NOT NULL",
+        eids,
+    ).fetchall()
+    for transaction, order, pickled in actions:
+        changes = pickle.loads(source.binary_to_str(pickled))
+        changes[f"{SQL_PREFIX}eid"] = eids["current"]
+        cnx.system_sql(
+            "UPDATE tx_entity_actions SET changes=%(changes)s "
+            "WHERE tx_uuid=%(transaction)s AND txa_order=%(order)s",
+            {
+                "changes": source._binary(pickle.dumps(changes)),
+                "transaction": transaction,
+                "order": order,
+            },
+        )
+    _move(cnx, "tx_entity_actions", "eid", eids)
+    _move(cnx, "tx_relation_actions", "eid_from", eids)
+    _move(cnx, "tx_relation_actions", "eid_to", eids)
 
 
 def _references(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, str]]:
