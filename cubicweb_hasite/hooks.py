@@ -76,7 +76,9 @@ class ReplaceOnDataEditHook(hook.Hook):
 
     def __call__(self) -> None:
         replaced = replacement.tracked(self._cw)
-        adapter = _edited_adapter(self.entity) if replaced is not None else None
+        if replaced is None or self._cw.added_in_transaction(self.entity.eid):
+            return
+        adapter = _edited_adapter(self.entity)
         if adapter is None:
             return
         stored = getattr(adapter.entity, adapter.attribute)

@@ -34,9 +34,10 @@ def track(cnx: Connection) -> dict[int, int | None]:
 def tracked(cnx: Connection) -> dict[int, int | None] | None:
     """Return the mapping of :func:`track`, or None if edits keep the eid in this transaction.
 
-    To undo a transaction is to edit: data that is restored gets a new eid too.
+    To undo a transaction is to edit: data that is restored gets a new eid too. By the option
+    `hasite-replace-always` all edits replace, whoever makes them.
     """
-    if "undoing_uuid" in cnx.transaction_data:
+    if "undoing_uuid" in cnx.transaction_data or cnx.vreg.config["hasite-replace-always"]:
         return track(cnx)
     return cnx.transaction_data.get(_TRACKED)
 

@@ -14,6 +14,18 @@ options = (
         },
     ),
     (
+        "hasite-replace-always",
+        {
+            "type": "yn",
+            "default": False,
+            "help": "give a new eid to an image whose data is edited by whatever way: not by web "
+            "forms alone, but by scripts, RQL and web services too, which must then not rely "
+            "on the eid that they hold.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-probe-deadline",
         {
             "type": "float",

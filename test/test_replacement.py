@@ -321,6 +321,20 @@ class EditTC(EditingTC):
         assert replaced == {self.eid: self.current_eid(self.eid)}
         assert self.attributes(replaced[self.eid])["data"] == BLUE
 
+    def test_option_to_replace_always(self) -> None:
+        self.config.global_set_option("hasite-replace-always", True)
+        try:
+            with self.admin_access.cnx() as cnx:
+                cnx.entity_from_eid(self.eid).cw_set(data=Binary(BLUE))
+                new = self.new_image(cnx)
+                new.cw_set(data=Binary(BLUE))  # nobody has seen its eid yet
+                cnx.commit()
+        finally:
+            self.config.global_set_option("hasite-replace-always", False)
+        assert self.attributes(self.current_eid(self.eid))["data"] == BLUE
+        assert self.current_eid(new.eid) is None
+        assert self.attributes(new.eid)["data"] == BLUE
+
     def test_rollback(self) -> None:
         with self.admin_access.cnx() as cnx:
             before = graph(cnx)
