@@ -91,3 +91,27 @@ class EditErrorTC(EditingTC):
                     assert not valid
                     assert list(errors) == ["cover-subject"]
                 self.check_nothing_changed()
+
+    def test_link_to_an_entity_replaced_meanwhile(self) -> None:
+        """A comment that was being written when the image was replaced is refused clearly."""
+        for controller in ("edit", "validateform"):
+            with self.subTest(controller):
+                eid = self.current_eid(self.eid) or self.eid
+                form = self.page("/add/Comment").forms["entityForm"]
+                comment = [
+                    ("content-subject:A", "hello"),
+                    ("_cw_entity_fields:A", "content-subject,comments-subject,__type"),
+                    ("comments-subject:A", str(eid)),
+                ]
+                self.upload(eid, BLUE + controller.encode())
+                response = self.submit(form, controller, comment)
+                if controller == "edit":
+                    page = self.page(response.location)
+                    assert f"Entity {eid} has changed since" in page.text
+                    assert page.forms["entityForm"]["content-subject:A"].value == "hello"
+                else:
+                    valid, [_eid, errors], _entity = validation(response)
+                    assert not valid
+                    assert f"Entity {eid} has changed since" in str(errors)
+                with self.admin_access.cnx() as cnx:
+                    assert not cnx.execute("Any C WHERE C is Comment")

@@ -2,7 +2,7 @@
 
 import re
 
-from cubicweb import ValidationError
+from cubicweb import UnknownEid, ValidationError
 from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
 from logilab.common.registry import yes
@@ -25,6 +25,24 @@ class EditController(editcontroller.EditController):
         except ValidationError as error:
             settle_failed_edit(self._cw, error)
             raise
+        except (UnknownEid, self._cw.cnx.repo.system_source.DbapiError):
+            # perhaps a link to an entity that was replaced since the form was made
+            self._cw.cnx.rollback()
+            former = self._former_eid_in_form()
+            if former is None:
+                raise
+            error = changed_meanwhile(former)
+            settle_failed_edit(self._cw, error)
+            raise error from None
+
+    def _former_eid_in_form(self) -> int | None:
+        for value in self._cw.form.values():
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, str) and each.isascii() and each.isdigit():
+                    former = int(each)
+                    if replacement.current_eid(self._cw.cnx, former) is not None:
+                        return former
+        return None
 
     def _default_publish(self) -> None:
         self._replaced = replacement.track(self._cw.cnx)
@@ -36,7 +54,7 @@ class EditController(editcontroller.EditController):
 
     def _refuse_former_eid(self, eid: str) -> None:
         """Treat a replacement since the form was made as CubicWeb does a concurrent edition."""
-        if not eid.isdigit():
+        if not (eid.isascii() and eid.isdigit()):
             return  # the entity is being created
         former = int(eid)
         current = replacement.current_eid(self._cw.cnx, former)
