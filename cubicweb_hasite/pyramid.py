@@ -16,7 +16,7 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW
 
 from cubicweb_hasite import caching, downloads, probes, replacement, urls
-from cubicweb_hasite.visibility import readable_entity
+from cubicweb_hasite.visibility import load_groups, readable_entity
 
 Handler = Callable[[Request], Response]
 
@@ -170,6 +170,7 @@ class _Visit:
             connection = Connection(self.repo, user)
             connection.lang = lang
             with connection as cnx:
+                load_groups(cnx)
                 yield cnx, True
         if self.request.authenticated_userid:
             yield self.request.cw_cnx, False

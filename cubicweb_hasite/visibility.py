@@ -1,10 +1,26 @@
 """What a connection's user may read, decided by CubicWeb's permissions, at little cost."""
 
+from cubicweb.entities.authobjs import user_session_cache_key
 from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 from cubicweb_hasite import replacement
+
+
+def load_groups(cnx: Connection) -> None:
+    """Load the groups of the connection's user, which each permission check asks for.
+
+    By one SQL query in place of an RQL query (`CWUser.groups` in cubicweb.entities.authobjs),
+    which would be a fifth of the cost of a download.
+    """
+    rows = cnx.system_sql(
+        f"SELECT {SQL_PREFIX}name FROM {SQL_PREFIX}CWGroup, in_group_relation "
+        f"WHERE {SQL_PREFIX}eid=eid_to AND eid_from=%(user)s",
+        {"user": cnx.user.eid},
+    ).fetchall()
+    key = user_session_cache_key(cnx.user.eid, "groups")
+    cnx.transaction_data[key] = {name for (name,) in rows}
 
 
 def readable_entity(cnx: Connection, eid: int) -> Entity | None:
