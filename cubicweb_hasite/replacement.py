@@ -10,6 +10,7 @@ Knows the repository, not the web.
 
 import pickle
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from cubicweb import UnknownEid
 from cubicweb.schema import VIRTUAL_RTYPES, CubicWebEntitySchema
@@ -118,12 +119,24 @@ def replace(cnx: Connection, former: int) -> int:
     _move_undo_records(cnx, eids)
     _move(cnx, f"{SQL_PREFIX}FormerEid", f"{SQL_PREFIX}current", eids)
     cnx.system_sql("DELETE FROM entities WHERE eid=%(former)s", eids)
-    with cnx.deny_all_hooks_but("metadata"):
-        cnx.create_entity("FormerEid", **eids)
+    _record_former_eid(cnx, eids)
 
     CleanupDeletedEidsCacheOp.get_instance(cnx).add_data(former)
     cnx.drop_entity_cache()
     return current
+
+
+def _record_former_eid(cnx: Connection, eids: dict[str, int]) -> None:
+    now = datetime.now(UTC)
+    # No hook has to know of it: the dates and the URI, that of the eid, are given here.
+    with cnx.deny_all_hooks_but():
+        cnx.create_entity(
+            "FormerEid",
+            creation_date=now,
+            modification_date=now,
+            cwuri=f"{cnx.base_url()}{eids['former']}",
+            **eids,
+        )
 
 
 def _move(cnx: Connection, table: str, column: str, eids: dict[str, int]) -> None:

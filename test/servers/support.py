@@ -1,5 +1,6 @@
 """What all the servers need: free ports, deadlines, processes."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -189,19 +190,24 @@ class ServerProcess:
             return
         self.pause()  # or it would start other children meanwhile
         for pid in [self.pid, *_children(self.pid)]:
-            os.kill(pid, signal.SIGKILL)
+            _signal(pid, signal.SIGKILL)
         self._popen.wait()
 
     def pause(self) -> None:
         """Stop the program and its children in their tracks: connections stay open, unanswered."""
         os.kill(self.pid, signal.SIGSTOP)
         for pid in _children(self.pid):
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let the program and its children go on."""
         for pid in [*_children(self.pid), self.pid]:
-            os.kill(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+        os.kill(pid, number)
 
 
 def _children(parent: int) -> Iterator[int]:
