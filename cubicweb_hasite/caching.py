@@ -34,10 +34,12 @@ def redirect_cache_control(*, shared: bool) -> str:
 
 
 def protect(response: Response, *, static: bool) -> None:
-    """Keep what another view answered from shared caches where they must not have it.
+    """Keep what another view answered from shared caches, unless it says `public` itself.
 
-    Errors, and redirects that are not said to be cacheable, are not stored. What sets a cookie
-    is for one visitor, and is marked so unless it is a static file, which needs no cookie.
+    CubicWeb's own pages depend on who asks, and some caches store a response without any
+    `Cache-Control`. Errors, and redirects that are not said to be cacheable, nobody stores.
+
+    :param static: whether it is a static file, which is the same for all and needs no cookie
     """
     headers = response.headers
     value = headers.get("Cache-Control", "")
@@ -48,8 +50,8 @@ def protect(response: Response, *, static: bool) -> None:
         300 <= response.status_code < 400 and response.status_code != 304 and not value
     ):
         headers["Cache-Control"] = NO_STORE
-    elif "Set-Cookie" in headers:
-        if static or "public" in directives:
-            del headers["Set-Cookie"]
-        else:
-            headers["Cache-Control"] = f"{value}, private" if value else "private"
+    elif static or directives & {"public", "s-maxage"}:
+        if "Set-Cookie" in headers:
+            del headers["Set-Cookie"]  # all of them
+    else:
+        headers["Cache-Control"] = f"{value}, private" if value else "private"

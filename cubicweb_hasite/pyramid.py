@@ -151,6 +151,7 @@ class _Visit:
                     response = Response(status=301, content_type="text/plain", charset="utf-8")
                     # not from the Host of the request, which a visitor controls
                     response.location = self.root + self.url.with_eid(current)
+                    response.text = f"{response.location}\n"  # Apache stores no empty body
                     response.headers["Cache-Control"] = caching.redirect_cache_control(
                         shared=shared
                     )
