@@ -16,3 +16,11 @@ lint:
 	@tools/setup test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+
+.PHONY: bench
+
+# Compare with stock CubicWeb, in two minutes: `bench/README.md` says how to read it
+bench:
+	@tools/setup test
+	.venv/bin/python bench/downloads
+	.venv/bin/python bench/replace

@@ -1,17 +1,28 @@
-"""When data changes: replace the entity; when it is deleted: forget its former eids."""
+"""When data changes: replace the entity; when it is deleted: forget its former eids.
+
+When caches may hold what is no longer so: have them forget it.
+"""
+
+from collections.abc import Iterator, Mapping
 
 from cubicweb import Binary, UnknownEid, ValidationError
 from cubicweb.entity import Entity, EntityAdapter
 from cubicweb.predicates import is_instance
+from cubicweb.schema import CubicWebEntitySchema
 from cubicweb.server import hook
-from cubicweb.server.session import NO_UNDO_TYPES
+from cubicweb.server.session import NO_UNDO_TYPES, Connection
+from cubicweb.server.sqlutils import SQL_PREFIX
+from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite import purge, replacement
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
 # A former eid stays one when the transaction of the replacement is undone.
 NO_UNDO_TYPES.add("FormerEid")
+
+# where LockHook leaves for ReplaceOnDataEditHook the adapters of the entities being edited
+_EDITED = "hasite_edited"
 
 # translated by the catalogs of cubicweb-web
 _CHANGED_MEANWHILE = (
@@ -59,11 +70,12 @@ class LockHook(hook.Hook):
         if "Bytes" not in types:
             return
         replaces = replacement.tracked(self._cw) is not None
-        exclusive = replaces and _edited_adapter(self.entity) is not None
+        adapter = _edited_adapter(self.entity) if replaces else None
         try:
-            replacement.lock(self._cw, self.entity.eid, exclusive=exclusive)
+            replacement.lock(self._cw, self.entity.eid, exclusive=adapter is not None)
         except UnknownEid:
             raise changed_meanwhile(self.entity.eid) from None
+        self._cw.transaction_data.setdefault(_EDITED, {})[self.entity.eid] = adapter
 
 
 class ReplaceOnDataEditHook(hook.Hook):
@@ -75,15 +87,12 @@ class ReplaceOnDataEditHook(hook.Hook):
     order = 100  # after the hooks that change the data, such as the resizing of cubicweb-file
 
     def __call__(self) -> None:
-        replaced = replacement.tracked(self._cw)
-        if replaced is None or self._cw.added_in_transaction(self.entity.eid):
-            return
-        adapter = _edited_adapter(self.entity)
-        if adapter is None:
+        adapter = self._cw.transaction_data.get(_EDITED, {}).pop(self.entity.eid, None)
+        if adapter is None or self._cw.added_in_transaction(self.entity.eid):
             return
         stored = getattr(adapter.entity, adapter.attribute)
         if _bytes(stored) != _bytes(self.entity.cw_edited[adapter.attribute]):
-            replaced[self.entity.eid] = None
+            replacement.track(self._cw)[self.entity.eid] = None
             ReplaceOp(self._cw)
 
 
@@ -119,3 +128,124 @@ class ForgetFormerEidsOp(hook.DataOperationMixIn, hook.Operation):
     def precommit_event(self) -> None:
         eids = ",".join(str(eid) for eid in sorted(self.get_data()))
         self.cnx.execute(f"DELETE FormerEid F WHERE F current IN ({eids})")
+
+
+class CheckPurgersHook(hook.Hook):
+    """Refuse to start with caches to purge that make no sense, not to fail an edit later."""
+
+    __regid__ = "hasite.check_purgers"
+    events = ("server_startup", "server_maintenance")
+    category = _CATEGORY
+
+    def __call__(self) -> None:
+        purge.purgers(self.repo.config)
+
+
+class PurgeHook(hook.Hook):
+    """Purge an entity that is changed or deleted, under the names it had and those it gets."""
+
+    __regid__ = "hasite.purge"
+    events = ("before_update_entity", "before_delete_entity")
+    category = _CATEGORY
+    order = 1000  # after the hooks that change what is being edited
+
+    def __call__(self) -> None:
+        if purge.purgers(self._cw.vreg.config):
+            edited = self.entity.cw_edited if self.event == "before_update_entity" else {}
+            PurgeOp.add(self._cw, self.entity.eid, edited)
+
+
+class PurgeOnRelationHook(hook.Hook):
+    """Purge an entity when a relation that its permission to be read names is added or removed.
+
+    So is it when it changes its state, if the state is what the permission asks for. What is
+    farther from the entity, such as the state of what it is related to, is not seen.
+    """
+
+    __regid__ = "hasite.purge_on_relation"
+    events = ("before_add_relation", "before_delete_relation")
+    category = _CATEGORY
+
+    def __call__(self) -> None:
+        if not purge.purgers(self._cw.vreg.config):
+            return
+        for eid, role in ((self.eidfrom, 0), (self.eidto, 1)):
+            if self._cw.added_in_transaction(eid):
+                continue  # caches have nothing of it yet
+            eschema = self._cw.vreg.schema.entity_schema_for(self._cw.entity_type(eid))
+            if (self.rtype, role) in _read_relations(eschema):
+                PurgeOp.add(self._cw, eid)
+
+
+def _read_relations(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, int]]:
+    """Yield the relations of an entity that its permission to be read names.
+
+    With each, whether the entity is the subject, 0, or the object, 1.
+    """
+    for expression in eschema.get_rqlexprs("read"):
+        for relation in expression.snippet_rqlst.get_nodes(Relation):
+            for role, variable in enumerate(relation.get_variable_parts()):
+                if any(node.name == "X" for node in variable.iget_nodes(VariableRef)):
+                    yield relation.r_type, role
+
+
+class PurgeOp(hook.DataOperationMixIn, hook.Operation):
+    """Purge once the transaction is committed: a purge before it would be undone by a visit."""
+
+    containercls = dict
+    _paths: frozenset[str] | set[str] = frozenset()
+
+    @classmethod
+    def add(cls, cnx: Connection, eid: int, edited: Mapping[str, object] | None = None) -> None:
+        """Purge what caches may hold of an entity.
+
+        :param edited: attributes that it is about to get
+        """
+        if cnx.added_in_transaction(eid):
+            return  # they have nothing of it yet
+        stored = _stored_attributes(cnx, eid)
+        if stored is None:
+            return  # another transaction has deleted it, and purges it
+        entity = _entity(cnx, eid, stored)
+        adapter = entity.cw_adapt_to("IImmutableData")
+        if adapter is not None and adapter.immutable:
+            urls = cls.get_instance(cnx)._container.setdefault(eid, set())
+            urls |= purge.entity_urls(entity)
+            if edited:
+                # another object: an entity remembers its adapters
+                changes = {name: value for name, value in edited.items() if name in stored}
+                urls |= purge.entity_urls(_entity(cnx, eid, stored | changes))
+
+    def precommit_event(self) -> None:
+        # Now: the former eids are forgotten, or become another eid's, before the commit.
+        self._paths = purge.paths(self.cnx, self.get_data())
+
+    def postcommit_event(self) -> None:
+        for purger in purge.purgers(self.cnx.vreg.config):
+            purger.add(self._paths)
+
+
+def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Entity:
+    entity = cnx.vreg["etypes"].etype_class(cnx.entity_type(eid))(cnx)
+    entity.eid = eid
+    entity.cw_attr_cache.update(attributes)
+    return entity
+
+
+def _stored_attributes(cnx: Connection, eid: int) -> dict[str, object] | None:
+    """Return the attributes that the database has of an entity, but for its data.
+
+    None if the entity is gone. They are read in SQL, at a tenth of the cost of RQL.
+    """
+    eschema = cnx.vreg.schema.entity_schema_for(cnx.entity_type(eid))
+    names = [
+        rschema.type
+        for rschema, target in eschema.attribute_definitions()
+        if target.type not in ("Bytes", "Password") and rschema.type != "eid" and not rschema.rule
+    ]
+    columns = ", ".join(SQL_PREFIX + name for name in names)
+    row = cnx.system_sql(
+        f"SELECT {columns} FROM {SQL_PREFIX}{eschema.type} WHERE {SQL_PREFIX}eid=%(eid)s",
+        {"eid": eid},
+    ).fetchone()
+    return None if row is None else dict(zip(names, row, strict=True))

@@ -36,4 +36,16 @@ options = (
             "level": 2,
         },
     ),
+    (
+        "hasite-purge-urls",
+        {
+            "type": "csv",
+            "default": (),
+            "help": "where the caches in front of the site are, e.g. `http://10.0.0.1:3128/`: "
+            "they are sent PURGE requests for the URLs of an image that was changed or deleted. "
+            "They must allow them to the hosts of the instance, and to nobody else.",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
 )

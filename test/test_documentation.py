@@ -83,6 +83,16 @@ def test_test() -> None:
     assert re.search(r"^make test$", (CHECKOUT / ".ci" / "run").read_text(), re.M)
 
 
+def test_comparisons() -> None:
+    """Continuous integration runs them, shortened."""
+    [block] = command_blocks("bench/README.md")
+    script = (CHECKOUT / ".ci" / "run").read_text()
+    commands = re.findall(r"^bench/\w+", block, re.M)
+    assert len(commands) == 3
+    for command in commands:
+        assert re.search(rf"^{command} ", script, re.M), command
+
+
 def test_add_upgrade_and_monitor(
     fresh_checkout: Path,
     server_directory: Callable[[str], Path],
