@@ -24,3 +24,14 @@ bench:
 	@tools/setup test
 	.venv/bin/python bench/downloads
 	.venv/bin/python bench/replace
+
+.PHONY: fuzz
+
+# Random edits and requests, others each time: `make fuzz SECONDS=600 WIRE_REQUESTS=100000`
+fuzz: SECONDS ?= 60
+fuzz:
+	@tools/setup test
+	FUZZ=1 FUZZ_SECONDS=$(SECONDS) EXAMPLES=$(or $(EXAMPLES),50) \
+		WIRE_SEED=$${WIRE_SEED:-$$$$} WIRE_REQUESTS=$(or $(WIRE_REQUESTS),10000) \
+		STRESS_SEED=$${STRESS_SEED:-$$$$} STRESS_SECONDS=$(SECONDS) \
+		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py $(ARGS)

@@ -15,6 +15,7 @@ from cubicweb.entity import Entity
 from logilab.mtconverter import BINARY_ENCODINGS
 from pyramid.response import Response
 from webob import Request
+from webob.byterange import Range
 
 from cubicweb_hasite import caching
 from cubicweb_hasite.urls import Representation
@@ -31,6 +32,7 @@ _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_NAME = 200
+_MAX_RANGE = 100
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def respond(request: Request, selected: Selected) -> Response:
     if "If-Match" in request.headers:
         if selected.etag not in request.if_match:
             return refuse(412)
-    elif request.if_unmodified_since and selected.last_modified > request.if_unmodified_since:
+    elif (date := _parsed(request, "if_unmodified_since")) and selected.last_modified > date:
         return refuse(412)
     if _not_modified(request, selected):
         response.status_code = 304
@@ -109,8 +111,8 @@ def respond(request: Request, selected: Selected) -> Response:
     response.headers["Content-Disposition"] = content_disposition(
         selected.file_name, inline=selected.content_type in _INLINE
     )
-    if _wants_range(request) and response in request.if_range:
-        content_range = request.range.content_range(len(body))
+    if wanted := _wanted_range(request, response):
+        content_range = wanted.content_range(len(body))
         if content_range is None:
             response = refuse(416)
             response.headers["Content-Range"] = f"bytes */{len(body)}"
@@ -154,16 +156,30 @@ def content_disposition(file_name: str, *, inline: bool) -> str:
     return value
 
 
-def _wants_range(request: Request) -> bool:
+def _wanted_range(request: Request, response: Response) -> Range | None:
     """RFC 9110, section 14.2: a range means something for GET alone; several may be ignored."""
-    several = "," in request.headers.get("Range", "")
-    return request.method == "GET" and request.range is not None and not several
+    header = request.headers.get("Range", "")
+    if request.method != "GET" or "," in header or len(header) > _MAX_RANGE:
+        return None
+    wanted = _parsed(request, "range")
+    try:
+        return wanted if wanted is not None and response in request.if_range else None
+    except Exception:  # a malformed date: the representation is sent whole
+        return None
+
+
+def _parsed(request: Request, header: str):
+    """Return a header as WebOb parses it, None if it is malformed, which is to be ignored."""
+    try:
+        return getattr(request, header)
+    except Exception:  # errors of many types, for dates and numbers out of range
+        return None
 
 
 def _not_modified(request: Request, selected: Selected) -> bool:
     if "If-None-Match" in request.headers:  # then If-Modified-Since is ignored
         return selected.etag in request.if_none_match
-    since = request.if_modified_since
+    since = _parsed(request, "if_modified_since")
     return since is not None and selected.last_modified <= since
 
 

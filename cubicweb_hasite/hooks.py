@@ -57,11 +57,12 @@ class LockHook(hook.Hook):
     """Lock an entity that could be replaced, so that no edition of it is lost silently.
 
     Without the lock, an update that waits for a replacement of the same entity to be committed
-    would find no row under the eid afterwards, and change nothing.
+    would find no row under the eid afterwards, and change nothing; and a deletion would wait for
+    it with locks that it waits for.
     """
 
     __regid__ = "hasite.lock"
-    events = ("before_update_entity",)
+    events = ("before_update_entity", "before_delete_entity")
     category = _CATEGORY
     order = -100  # before any read of what another transaction may be changing
 
@@ -69,10 +70,12 @@ class LockHook(hook.Hook):
         types = (target.type for _rtype, target in self.entity.e_schema.attribute_definitions())
         if "Bytes" not in types:
             return
-        replaces = replacement.tracked(self._cw) is not None
+        deletes = self.event == "before_delete_entity"
+        replaces = not deletes and replacement.tracked(self._cw) is not None
         adapter = _edited_adapter(self.entity) if replaces else None
+        exclusive = deletes or adapter is not None
         try:
-            replacement.lock(self._cw, self.entity.eid, exclusive=adapter is not None)
+            replacement.lock(self._cw, self.entity.eid, exclusive=exclusive)
         except UnknownEid:
             raise changed_meanwhile(self.entity.eid) from None
         self._cw.transaction_data.setdefault(_EDITED, {})[self.entity.eid] = adapter

@@ -58,7 +58,8 @@ def monitor(request: Request) -> Response:
 
 def protect_caches(event: NewResponse) -> None:
     """Apply :func:`caching.protect` to what any view of the instance answers."""
-    caching.protect(event.response, static=event.request.path_info.startswith(_STATIC))
+    path = event.request.environ.get("PATH_INFO", "")  # which need not be UTF-8
+    caching.protect(event.response, static=path.startswith(_STATIC))
 
 
 def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:
@@ -78,8 +79,11 @@ def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:
     etypes = {None, "any", *registry["cubicweb.registry"].case_insensitive_etypes}
 
     def entity_url_tween(request: Request) -> Response:
-        url = urls.entity_url(request, pattern) if request.method in ("GET", "HEAD") else None
-        if url is not None and url.etype in etypes:
+        try:
+            url = urls.entity_url(request, pattern)
+        except UnicodeDecodeError:  # nobody behind us could read the URL either
+            return downloads.refuse(400)
+        if request.method in ("GET", "HEAD") and url is not None and url.etype in etypes:
             visit = _Visit(request, url, root)
             response = visit.page() if url.representation is None else visit.download()
             if response is not None:
@@ -103,6 +107,8 @@ class _Visit:
         self.anonymous_eid = request.registry.get("cubicweb.anonymous_eid")
 
     def page(self) -> Response | None:
+        if self.url.eid > replacement.MAX_EID:
+            return downloads.refuse(404)  # CubicWeb would ask the database for it
         if not self._is_gone():
             return None
         return self._redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)

@@ -11,6 +11,7 @@ Knows the repository, not the web.
 import pickle
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from cubicweb import UnknownEid
 from cubicweb.schema import VIRTUAL_RTYPES, CubicWebEntitySchema
@@ -43,16 +44,19 @@ def tracked(cnx: Connection) -> dict[int, int | None] | None:
     return cnx.transaction_data.get(_TRACKED)
 
 
-def current_eid(cnx: Connection, former: int) -> int | None:
+def current_eid(cnx: Connection, former: int, *, reconnect: bool = True) -> int | None:
     """Return the eid which the entity that had the eid `former` has now.
 
     None if `former` is not the former eid of an entity that exists.
+
+    :param reconnect: whether a lost connection may be replaced; not in the middle of a transaction
     """
     if former > MAX_EID:
         return None
     cursor = cnx.system_sql(
         f"SELECT {SQL_PREFIX}current FROM {SQL_PREFIX}FormerEid WHERE {SQL_PREFIX}former=%(eid)s",
         {"eid": former},
+        rollback_on_failure=reconnect,
     )
     row = cursor.fetchone()
     return row[0] if row else None
@@ -87,7 +91,7 @@ def lock(cnx: Connection, eid: int, *, exclusive: bool) -> None:
     sql = "SELECT eid FROM entities WHERE eid=%(eid)s"
     if cnx.repo.system_source.dbdriver == "postgres":
         sql += " FOR UPDATE" if exclusive else " FOR KEY SHARE"
-    if cnx.system_sql(sql, {"eid": eid}).fetchone() is None:
+    if _execute(cnx, sql, {"eid": eid}).fetchone() is None:
         raise UnknownEid(eid)
 
 
@@ -107,7 +111,8 @@ def replace(cnx: Connection, former: int) -> int:
 
     CleanupNewEidsCacheOp.get_instance(cnx).add_data(current)
     # All foreign keys point at `entities` and none is deferrable: add, move, delete.
-    cnx.system_sql(
+    _execute(
+        cnx,
         "INSERT INTO entities (eid, type) VALUES (%(current)s, %(type)s)",
         {**eids, "type": eschema.type},
     )
@@ -118,12 +123,22 @@ def replace(cnx: Connection, former: int) -> int:
         _move(cnx, source.dbhelper.fti_table, source.dbhelper.fti_uid_attr, eids)
     _move_undo_records(cnx, eids)
     _move(cnx, f"{SQL_PREFIX}FormerEid", f"{SQL_PREFIX}current", eids)
-    cnx.system_sql("DELETE FROM entities WHERE eid=%(former)s", eids)
+    _execute(cnx, "DELETE FROM entities WHERE eid=%(former)s", eids)
     _record_former_eid(cnx, eids)
 
     CleanupDeletedEidsCacheOp.get_instance(cnx).add_data(former)
     cnx.drop_entity_cache()
     return current
+
+
+def _execute(cnx: Connection, sql: str, args: dict[str, Any]):
+    """Run SQL in the middle of a transaction.
+
+    Without `rollback_on_failure=False` CubicWeb rolls back after a deadlock or a lost connection,
+    runs the one statement again on a new connection and goes on, as if what the transaction had
+    done before were still there (cubicweb.server.session).
+    """
+    return cnx.system_sql(sql, args, rollback_on_failure=False)
 
 
 def _record_former_eid(cnx: Connection, eids: dict[str, int]) -> None:
@@ -140,7 +155,8 @@ def _record_former_eid(cnx: Connection, eids: dict[str, int]) -> None:
 
 
 def _move(cnx: Connection, table: str, column: str, eids: dict[str, int]) -> None:
-    cnx.system_sql(
+    _execute(
+        cnx,
         f"UPDATE {table} SET {column}=%(current)s WHERE {column}=%(former)s",
         eids,
     )
@@ -149,7 +165,8 @@ def _move(cnx: Connection, table: str, column: str, eids: dict[str, int]) -> Non
 def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, int]) -> None:
     """Move the entity's own row; its URI too where it is the one that CubicWeb gave it."""
     base_url = cnx.base_url()
-    cnx.system_sql(
+    _execute(
+        cnx,
         f"UPDATE {SQL_PREFIX}{eschema.type} SET {SQL_PREFIX}eid=%(current)s, "
         f"{SQL_PREFIX}cwuri=CASE WHEN {SQL_PREFIX}cwuri=%(former_uri)s "
         f"THEN %(current_uri)s ELSE {SQL_PREFIX}cwuri END "
@@ -165,7 +182,8 @@ def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, in
 def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
     """Let the transactions recorded so far be undone: see cubicweb.server.sources.native."""
     source = cnx.repo.system_source
-    actions = cnx.system_sql(
+    actions = _execute(
+        cnx,
         "SELECT tx_uuid, txa_order, changes FROM tx_entity_actions "
         "WHERE eid=%(former)s AND changes IS NOT NULL",
         eids,
@@ -173,7 +191,8 @@ def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
     for transaction, order, pickled in actions:
         changes = pickle.loads(source.binary_to_str(pickled))
         changes[f"{SQL_PREFIX}eid"] = eids["current"]
-        cnx.system_sql(
+        _execute(
+            cnx,
             "UPDATE tx_entity_actions SET changes=%(changes)s "
             "WHERE tx_uuid=%(transaction)s AND txa_order=%(order)s",
             {

@@ -18,8 +18,9 @@ _BY_PATH: dict[str, Representation] = {
 _BY_VID: dict[str, Representation] = {"download": "download", "thumbnail": "thumbnail"}
 
 # Both are matched against the raw query string, so that the rest of it stays as it came.
-_EID_PARAMETER = re.compile(r"(?:^|&)eid=([0-9]+)(?=&|$)")
-_EID_IN_RQL = re.compile(r"(?:^|&)rql=[^&]*(?:%20|\+)eid(?:%20|\+)([0-9]+)\b", re.IGNORECASE)
+_EID_PARAMETER = re.compile(r"(?:^|&)eid=([^&]*)(?=&|$)")
+_EID_IN_RQL = re.compile(r"(?:^|&)rql=[^&]*(?:%20|\+)(?i:eid)(?:%20|\+)([0-9]+)\b")
+_DIGITS = re.compile(r"[0-9]+")
 _EID_ALONE = re.compile(r"any x where x eid [0-9]+", re.IGNORECASE)
 
 
@@ -59,7 +60,10 @@ def path_pattern(prefix: str = "", languages: Iterable[str] = ()) -> re.Pattern[
 
 
 def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
-    """Return what the URL of a request says of an entity, None if it names no eid."""
+    """Return what the URL of a request says of an entity, None if it names no eid.
+
+    :raises UnicodeDecodeError: the query string is not UTF-8.
+    """
     vid = request.GET.get("vid", "")
     if match := pattern.fullmatch(request.path):
         rest = (match["rest"] or "").split("/")
@@ -69,7 +73,9 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
         span = match.span("eid")
     elif vid.startswith("monitor_"):
         return None
-    elif match := _EID_PARAMETER.search(request.query_string):
+    elif (match := _EID_PARAMETER.search(request.query_string)) and (
+        _DIGITS.fullmatch(match[1]) or vid in _BY_VID
+    ):
         etype, representation, fails_if_gone = None, _BY_VID.get(vid), True
         span = _in_query(request, match)
     elif match := _EID_IN_RQL.search(request.query_string):
@@ -80,9 +86,11 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
         return None
     url = request.path_qs
     start, end = span
-    return EntityURL(
-        int(url[start:end]), etype, representation, fails_if_gone, url[:start], url[end:]
-    )
+    # Python refuses numbers of thousands of digits; a dozen are more than any eid has. What is
+    # no number is given 0, which no entity has.
+    digits = _DIGITS.fullmatch(url[start:end])
+    eid = int(digits[0].lstrip("0")[:12] or "0") if digits else 0
+    return EntityURL(eid, etype, representation, fails_if_gone, url[:start], url[end:])
 
 
 def _in_query(request: Request, match: re.Match[str]) -> tuple[int, int]:

@@ -19,6 +19,9 @@ from servers.support import free_port, make_directory
 
 _numbers = itertools.count()
 
+if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
+    collect_ignore = ["test_random_graphs.py", "test_stress.py", "test_wire.py"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Made by the process that starts the workers of pytest-xdist, for all of them.

@@ -106,6 +106,18 @@ class ConcurrencyTC(EditingTC):
         with self.admin_access.cnx() as cnx:
             assert len(cnx.execute("Any F WHERE F is FormerEid")) == 1
 
+    def test_deletion_during_a_replacement(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            self.replace(cnx)
+            delete = Concurrent(
+                self.admin_access, lambda other: other.entity_from_eid(self.eid).cw_delete()
+            )
+            assert delete.waits()
+            cnx.commit()
+        assert isinstance(delete.end(), ValidationError)
+        with self.admin_access.cnx() as cnx:
+            assert self.image(cnx).data.getvalue() == BLUE
+
     def test_comment_before_a_replacement(self) -> None:
         with self.admin_access.cnx() as cnx:
             self.comment(cnx)

@@ -57,7 +57,7 @@ class EditController(editcontroller.EditController):
         if not (eid.isascii() and eid.isdigit()):
             return  # the entity is being created
         former = int(eid)
-        current = replacement.current_eid(self._cw.cnx, former)
+        current = replacement.current_eid(self._cw.cnx, former, reconnect=False)
         if current is not None:
             form = self._cw.form
             if "__errorurl" in form:  # show the error in the form of what it has become
