@@ -136,7 +136,8 @@ class _Visit:
             max_age=self.repo.config["hasite-image-max-age"],
         )
         if selected is None:
-            return None
+            # CubicWeb would answer the home page instead of a thumbnail
+            return downloads.refuse(404) if self.url.representation == "thumbnail" else None
         if not shared:
             downloads.without_cookies(self.request)
         return downloads.respond(self.request, selected)

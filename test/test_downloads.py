@@ -129,8 +129,11 @@ class CacheControlTC(DownloadTC):
         with self.admin_access.cnx() as cnx:
             eid = self.new_image(cnx, data=Binary(b"not a picture")).eid
             cnx.commit()
-        response = self.get(f"/file/{eid}/thumb/x.png", status=404)
-        assert response.headers["Cache-Control"] == "no-store"
+            text = self.new_image(cnx, data_format="text/plain").eid
+            cnx.commit()
+        for each in (eid, text):
+            response = self.get(f"/file/{each}/thumb/x.png", status=404)
+            assert response.headers["Cache-Control"] == "no-store"
 
     def test_age(self) -> None:
         for age, expected in (
