@@ -67,8 +67,7 @@ class LockHook(hook.Hook):
     order = -100  # before any read of what another transaction may be changing
 
     def __call__(self) -> None:
-        types = (target.type for _rtype, target in self.entity.e_schema.attribute_definitions())
-        if "Bytes" not in types:
+        if not replacement.replaceable(self.entity.e_schema):
             return
         deletes = self.event == "before_delete_entity"
         replaces = not deletes and replacement.tracked(self._cw) is not None

@@ -83,12 +83,18 @@ def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:
             url = urls.entity_url(request, pattern)
         except UnicodeDecodeError:  # nobody behind us could read the URL either
             return downloads.refuse(400)
-        if request.method in ("GET", "HEAD") and url is not None and url.etype in etypes:
-            visit = _Visit(request, url, root)
-            response = visit.page() if url.representation is None else visit.download()
-            if response is not None:
-                return response
-        return handler(request)
+        if request.method not in ("GET", "HEAD") or url is None or url.etype not in etypes:
+            return handler(request)
+        visit = _Visit(request, url, root)
+        response = visit.page() if url.representation is None else visit.download()
+        if response is not None:
+            return response
+        try:
+            return handler(request)
+        except Exception:  # of many types, where a row is missing
+            if not visit.is_gone():
+                raise
+            return visit.redirect() or downloads.refuse(404)
 
     return entity_url_tween
 
@@ -109,9 +115,9 @@ class _Visit:
     def page(self) -> Response | None:
         if self.url.eid > replacement.MAX_EID:
             return downloads.refuse(404)  # CubicWeb would ask the database for it
-        if not self._is_gone():
+        if not self.is_gone():
             return None
-        return self._redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)
+        return self.redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)
 
     def download(self) -> Response | None:
         with closing(self._connections()) as connections:
@@ -121,8 +127,8 @@ class _Visit:
                     return self._send(entity, shared)
         if self.anonymous_eid is None and not self.request.authenticated_userid:
             return None  # CubicWeb asks to log in
-        if self._is_gone():
-            return self._redirect() or downloads.refuse(404)
+        if self.is_gone():
+            return self.redirect() or downloads.refuse(404)
         return downloads.refuse(403)
 
     def _send(self, entity: Entity, shared: bool) -> Response | None:
@@ -142,11 +148,12 @@ class _Visit:
             downloads.without_cookies(self.request)
         return downloads.respond(self.request, selected)
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Whether no entity has the eid, or not any more."""
         with self.repo.internal_cnx() as cnx:
             return replacement.entity_type(cnx, self.url.eid) is None
 
-    def _redirect(self) -> Response | None:
+    def redirect(self) -> Response | None:
         """Lead a former eid on, if the visitor may read the entity that had it."""
         with self.repo.internal_cnx() as cnx:
             current = replacement.current_eid(cnx, self.url.eid)

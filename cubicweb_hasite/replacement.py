@@ -77,20 +77,26 @@ def entity_type(cnx: Connection, eid: int) -> str | None:
     return row[0]
 
 
+def replaceable(eschema: CubicWebEntitySchema) -> bool:
+    """Return whether entities of a type could be replaced: whether they have bytes."""
+    return any(target.type == "Bytes" for _rtype, target in eschema.attribute_definitions())
+
+
 def lock(cnx: Connection, eid: int, *, exclusive: bool) -> None:
     """Hold the entity `eid` as it is until the end of the transaction.
 
-    PostgreSQL takes the same lock, shared, on the row of `entities` for each foreign key to it:
-    who replaces the entity, and locks it exclusively, waits for transactions that are linking
-    to it, and those that come later wait for it, to find that the eid is gone. On SQLite, which
-    has one writer at a time and no row locks, only the existence is checked.
+    PostgreSQL takes a shared lock on the row of `entities` for each foreign key to it: who
+    replaces the entity, and locks it exclusively, waits for transactions that are linking to it,
+    and those that come later wait for it, to find that the eid is gone. Who updates it waits
+    for other updates, but not for links. On SQLite, which has one writer at a time and no row
+    locks, only the existence is checked.
 
-    :param exclusive: whether the entity is about to be replaced, else it is only updated
+    :param exclusive: whether the entity is about to be replaced or deleted, or only updated
     :raises UnknownEid: the entity is gone, deleted or replaced by another transaction.
     """
     sql = "SELECT eid FROM entities WHERE eid=%(eid)s"
     if cnx.repo.system_source.dbdriver == "postgres":
-        sql += " FOR UPDATE" if exclusive else " FOR KEY SHARE"
+        sql += " FOR UPDATE" if exclusive else " FOR NO KEY UPDATE"
     if _execute(cnx, sql, {"eid": eid}).fetchone() is None:
         raise UnknownEid(eid)
 

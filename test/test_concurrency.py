@@ -118,6 +118,26 @@ class ConcurrencyTC(EditingTC):
         with self.admin_access.cnx() as cnx:
             assert self.image(cnx).data.getvalue() == BLUE
 
+    def test_form_during_a_replacement(self) -> None:
+        """It waits before it looks at the image, and leads to the form of the new one."""
+        self.login()
+        form = self.edition_form(self.eid)
+        form[f"title-subject:{self.eid}"] = "typed"
+        responses = []
+        with self.admin_access.cnx() as cnx:
+            self.replace(cnx)
+            submit = Concurrent(
+                self.admin_access, lambda _cnx: responses.append(self.submit(form))
+            )
+            assert submit.waits()
+            cnx.commit()
+        assert submit.end() is None
+        current = self.current_eid(self.eid)
+        assert f"/{current}?vid=edition" in responses[0].location
+        assert f"Entity {self.eid} has changed since" in self.page(responses[0].location).text
+        with self.admin_access.cnx() as cnx:
+            assert self.image(cnx).title == "old"
+
     def test_comment_before_a_replacement(self) -> None:
         with self.admin_access.cnx() as cnx:
             self.comment(cnx)

@@ -2,6 +2,8 @@
 
 import lxml.html
 import webtest
+from cubicweb.predicates import is_instance
+from cubicweb.server.hook import Hook, LateOperation
 from editing import BLUE, RED, EditingTC, validation
 from graph import graph
 
@@ -91,6 +93,38 @@ class EditErrorTC(EditingTC):
                     assert not valid
                     assert list(errors) == ["cover-subject"]
                 self.check_nothing_changed()
+
+    def test_deleted_right_after_the_edit(self) -> None:
+        """The edit is done all the same, and `validateform` says so."""
+        case = self
+
+        class DeleteHook(Hook):
+            __regid__ = "test.delete"
+            __select__ = Hook.__select__ & is_instance("File")
+            events = ("after_update_entity",)
+
+            def __call__(self) -> None:
+                DeleteOp(self._cw)
+
+        class DeleteOp(LateOperation):
+            def postcommit_event(self) -> None:
+                with case.admin_access.cnx() as cnx, cnx.security_enabled(write=False):
+                    cnx.execute("DELETE File F")
+                    cnx.commit()
+
+        with self.admin_access.cnx() as cnx:
+            cnx.execute("DELETE Article A")
+            cnx.commit()
+        for controller in ("edit", "validateform"):
+            with self.admin_access.cnx() as cnx:
+                eid = self.new_image(cnx).eid
+                cnx.commit()
+            form = self.edition_form(eid)
+            form[f"title-subject:{eid}"] = "new"
+            with self.subTest(controller), self.temporary_appobjects(DeleteHook):
+                assert (
+                    self.location(self.submit(form, controller)).split("?")[0].endswith(str(eid))
+                )
 
     def test_link_to_an_entity_replaced_meanwhile(self) -> None:
         """A comment that was being written when the image was replaced is refused clearly."""

@@ -3,14 +3,16 @@
 import re
 
 import pytest
-from cubicweb import Unauthorized
+from cubicweb import Binary, Unauthorized
 from cubicweb.devtools import BASE_URL
+from cubicweb_web.view import View
 from editing import BLUE, RED, EditingTC
 from pictures import picture
 from pyramid.request import Request
 from servers.instance import Instance, Process
 from servers.visitor import Visitor
 
+from cubicweb_hasite import replacement
 from cubicweb_hasite.urls import entity_url, path_pattern
 
 URLS = (
@@ -102,6 +104,36 @@ class FormerURLTC(EditingTC):
                         url.format(eid=eid), headers={"Accept": "text/html"}, status=404
                     )
                     assert response.headers["Cache-Control"] == "no-store"
+
+    def test_gone_while_its_page_is_made(self) -> None:
+        """It would be an error of the server in stock CubicWeb."""
+        for sql, status in (("UPDATE", 301), ("DELETE", 404)):
+            with self.subTest(sql), self.admin_access.cnx() as cnx:
+                eid = self.new_image(cnx).eid
+                cnx.commit()
+
+                class Vanishing(View):
+                    __regid__ = "vanishing"
+                    case = self
+                    update = sql == "UPDATE"
+
+                    def call(self) -> None:
+                        image = self.cw_rset.get_entity(0, 0)
+                        with self.case.admin_access.cnx() as cnx:
+                            other = cnx.entity_from_eid(image.eid)
+                            if self.update:
+                                replacement.track(cnx)
+                                other.cw_set(data=Binary(BLUE))
+                            else:
+                                other.cw_delete()
+                            cnx.commit()
+                        image.complete()
+
+                with self.temporary_appobjects(Vanishing):
+                    response = self.page(f"/file/{eid}?vid=vanishing", status=status)
+                if status == 301:
+                    current = self.current_eid(eid)
+                    assert response.location == f"{BASE_URL}file/{current}?vid=vanishing"
 
     def test_former_eids_are_for_managers(self) -> None:
         with self.new_access("anon").cnx() as cnx, pytest.raises(Unauthorized):

@@ -38,10 +38,9 @@ class EditController(editcontroller.EditController):
     def _former_eid_in_form(self) -> int | None:
         for value in self._cw.form.values():
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, str) and each.isascii() and each.isdigit():
-                    former = int(each)
-                    if replacement.current_eid(self._cw.cnx, former) is not None:
-                        return former
+                former = _eid(each) if isinstance(each, str) else None
+                if former and replacement.current_eid(self._cw.cnx, former) is not None:
+                    return former
         return None
 
     def _default_publish(self) -> None:
@@ -49,21 +48,28 @@ class EditController(editcontroller.EditController):
         super()._default_publish()
 
     def edit_entity(self, formparams, multiple=False):
-        self._refuse_former_eid(formparams["eid"])
+        eschema = self._cw.vreg.schema.entity_schema_for(formparams["__type"])
+        if replacement.replaceable(eschema):
+            self._lock(formparams["eid"])
         return super().edit_entity(formparams, multiple)
 
-    def _refuse_former_eid(self, eid: str) -> None:
-        """Treat a replacement since the form was made as CubicWeb does a concurrent edition."""
-        if not (eid.isascii() and eid.isdigit()):
+    def _lock(self, eid: str) -> None:
+        """Let the entity stay what it is from the first look that the edition takes at it.
+
+        Treat a replacement since the form was made as CubicWeb does a concurrent edition.
+        """
+        former = _eid(eid)
+        if former is None:
             return  # the entity is being created
-        former = int(eid)
-        current = replacement.current_eid(self._cw.cnx, former, reconnect=False)
-        if current is not None:
+        try:
+            replacement.lock(self._cw.cnx, former, exclusive=False)
+        except UnknownEid:
+            current = replacement.current_eid(self._cw.cnx, former, reconnect=False)
             form = self._cw.form
-            if "__errorurl" in form:  # show the error in the form of what it has become
+            if current and "__errorurl" in form:  # show the error in the form of what it became
                 named = rf"(?<=[/=]){eid}(?=[/?#&]|$)"
                 form["__errorurl"] = re.sub(named, str(current), form["__errorurl"])
-            raise changed_meanwhile(former)
+            raise changed_meanwhile(former) from None
 
     def reset(self) -> None:
         """Commit, then redirect as CubicWeb does, but to the new eid of what was replaced."""
@@ -73,7 +79,10 @@ class EditController(editcontroller.EditController):
             current = self._replaced.get(edited.eid)
             if current is not None:
                 self._land_on(current)
-        super().reset()
+        try:
+            super().reset()
+        finally:
+            self._complete()
 
     def _commit(self) -> None:
         """Commit now: new eids exist from then on, and an error is still shown in the form."""
@@ -81,8 +90,25 @@ class EditController(editcontroller.EditController):
         if transaction is not None:
             self._cw.data["last_undoable_transaction"] = transaction
 
+    def _complete(self) -> None:
+        """Load what `validateform` is about to ask of the entity, which may be gone by now."""
+        entity = self._edited_entity
+        if entity is not None:
+            try:
+                entity.complete()
+            except Exception:  # a bare Exception where the row is missing
+                if replacement.entity_type(self._cw.cnx, entity.eid) is not None:
+                    raise
+                self._edited_entity = None
+
     def _land_on(self, eid: int) -> None:
         """Make the redirect lead to the page of the entity, whatever the form asked for."""
         self._edited_entity = self._cw.entity_from_eid(eid)
         for parameter in (*NAV_FORM_PARAMETERS, "__onsuccess"):
             self._cw.form.pop(parameter, None)
+
+
+def _eid(value: str) -> int | None:
+    """Return the eid that a form parameter holds, None where it is of another kind."""
+    digits = value.isascii() and value.isdigit() and len(value) <= len(str(replacement.MAX_EID))
+    return int(value) if digits else None
