@@ -5,19 +5,21 @@ Reads the data only when the response needs it.
 
 import logging
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from tempfile import TemporaryFile
 from urllib.parse import quote
 
 from cubicweb.entity import Entity
 from logilab.mtconverter import BINARY_ENCODINGS
-from pyramid.response import Response
+from pyramid.response import FileIter, Response
 from webob import Request
 from webob.byterange import Range
 
-from cubicweb_hasite import caching
+from cubicweb_hasite import caching, data
 from cubicweb_hasite.urls import Representation
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,11 @@ _INLINE = {
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# the last 0 bytes: satisfiable by nothing, and taken for all by WebOb
+_LAST_NONE = re.compile(r"bytes\s*=\s*-0+\s*", re.IGNORECASE)
+# in bytes
+_IN_MEMORY = 2**20
+_BLOCK = 2**16
 _MAX_NAME = 200
 _MAX_RANGE = 100
 
@@ -53,6 +60,8 @@ def select(
 ) -> Selected | None:
     """Return the representation of an entity's data, None if the entity has not such a one.
 
+    :param entity: one that the visitor may read, with its data
+
     :param shared: whether an anonymous visitor may read the entity and its data
     :param max_age: for how long immutable data may be cached, in seconds; None where the URL
         does not name the eid, so that other data may come under it
@@ -69,9 +78,9 @@ def select(
         if adapter is None:
             return None
         content_type, file_name = _content_type(adapter), adapter.download_file_name()
-        variant, read = "", adapter.download_data
-    data = entity.cw_adapt_to("IImmutableData")
-    immutable = max_age is not None and data is not None and data.immutable
+        variant, read = "", partial(_download, adapter)
+    immutable_data = entity.cw_adapt_to("IImmutableData")
+    immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
     modified = _aware(entity.modification_date)
     # The time of the last change, to the microsecond, validates the bytes without reading
     # them: they change in no other way.
@@ -120,8 +129,26 @@ def respond(request: Request, selected: Selected) -> Response:
         response.status_code = 206
         response.content_range = content_range
         body = body[content_range.start : content_range.stop]
-    response.body = body
+    if request.method == "HEAD":
+        response.content_length = len(body)
+    elif len(body) <= _IN_MEMORY:
+        response.body = body
+    else:
+        response.app_iter = _in_file(request, body)
+        response.content_length = len(body)
     return response
+
+
+def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
+    """Return a large body as a temporary file, so that slow visitors hold no memory.
+
+    The server sends it by its own means (PEP 3333, `wsgi.file_wrapper`), waitress without holding
+    a thread; it ends when the response is closed.
+    """
+    file = TemporaryFile()  # noqa: SIM115
+    file.write(body)
+    file.seek(0)
+    return request.environ.get("wsgi.file_wrapper", FileIter)(file, _BLOCK)
 
 
 def without_cookies(request) -> None:
@@ -161,11 +188,12 @@ def _wanted_range(request: Request, response: Response) -> Range | None:
     header = request.headers.get("Range", "")
     if request.method != "GET" or "," in header or len(header) > _MAX_RANGE:
         return None
-    wanted = _parsed(request, "range")
-    try:
-        return wanted if wanted is not None and response in request.if_range else None
-    except Exception:  # a malformed date: the representation is sent whole
+    if_range = _parsed(request, "if_range")
+    if if_range is None or response not in if_range:
         return None
+    if _LAST_NONE.fullmatch(header):
+        return Range(sys.maxsize, None)
+    return _parsed(request, "range")
 
 
 def _parsed(request: Request, header: str):
@@ -181,6 +209,20 @@ def _not_modified(request: Request, selected: Selected) -> bool:
         return selected.etag in request.if_none_match
     since = _parsed(request, "if_modified_since")
     return since is not None and selected.last_modified <= since
+
+
+def _download(adapter) -> bytes | None:
+    entity = adapter.entity
+    immutable_data = entity.cw_adapt_to("IImmutableData")
+    attribute = "data" if immutable_data is None else immutable_data.attribute
+    if entity.e_schema.has_relation(attribute, "subject"):
+        data.load(entity, attribute)
+        if entity.cw_attr_cache.get(attribute, entity) is None:
+            return None
+    body = adapter.download_data()
+    # the request, and the entity with it, may outlive the response until the garbage collection
+    entity.cw_attr_cache.pop(attribute, None)
+    return body
 
 
 def _thumbnail(adapter) -> bytes | None:

@@ -1,13 +1,22 @@
 """Downloads: what caches may keep, preconditions, ranges, names and types, at every URL."""
 
+import random
 import re
+import tempfile
 from email.utils import formatdate, parsedate_to_datetime
+from unittest.mock import patch
 
 import pytest
 from cubicweb import Binary, ConfigurationError
 from cubicweb.devtools import BASE_URL
+from cubicweb.server.sources.storages import (
+    BytesFileSystemStorage,
+    set_attribute_storage,
+    unset_attribute_storage,
+)
 from editing import BLUE, RED, EditingTC
 
+from cubicweb_hasite import data
 from cubicweb_hasite.downloads import content_disposition
 from cubicweb_hasite.pyramid import includeme
 
@@ -314,9 +323,11 @@ class RangeTC(DownloadTC):
                 assert "Content-Range" not in response.headers
 
     def test_not_satisfiable(self) -> None:
-        response = self.get(status=416, Range=f"bytes={len(RED)}-")
-        assert response.headers["Content-Range"] == f"bytes */{len(RED)}"
-        assert response.headers["Cache-Control"] == "no-store"
+        for value in (f"bytes={len(RED)}-", "bytes=-0"):
+            with self.subTest(value):
+                response = self.get(status=416, Range=value)
+                assert response.headers["Content-Range"] == f"bytes */{len(RED)}"
+                assert response.headers["Cache-Control"] == "no-store"
 
     def test_if_range(self) -> None:
         response = self.get()
@@ -327,6 +338,7 @@ class RangeTC(DownloadTC):
         assert self.get(Range="bytes=0-1", If_Range=f"W/{etag}").body == RED
         old = formatdate(0, usegmt=True)
         assert self.get(Range="bytes=0-1", If_Range=old).body == RED
+        assert self.get(Range="bytes=0-1", If_Range="Mon, 32 Jan 99999 00:00:00").body == RED
 
     def test_head(self) -> None:
         full = self.get()
@@ -334,6 +346,45 @@ class RangeTC(DownloadTC):
             response = self.get(method="HEAD", **headers)
             assert response.body == b""
             assert dict(response.headers) == dict(full.headers)
+
+
+class DataTC(DownloadTC):
+    """Whatever its size, and wherever it is stored."""
+
+    def test_slices(self) -> None:
+        """At and around the size of a slice, with bytes that compress and bytes that do not."""
+        with patch.object(data, "SLICE", 1000):
+            for length in (0, 1, 999, 1000, 1001, 2000, 2001, 12345):
+                for content in (bytes(length), random.Random(length).randbytes(length)):
+                    with self.subTest(length, compresses=content[:1] == b"\0"):
+                        with self.admin_access.cnx() as cnx:
+                            eid = self.new_image(cnx, data=Binary(content)).eid
+                            cnx.commit()
+                        url = f"/file/{eid}/raw/a.png"
+                        assert self.get(url).body == content
+                        if length > 1:
+                            part = self.get(url, status=206, Range=f"bytes={length // 2}-")
+                            assert part.body == content[length // 2 :]
+
+    def test_none(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            eid = cnx.create_entity("Image", data_name="a.png", data_format="image/png").eid
+            cnx.commit()
+        for url in (f"/image/{eid}/download", f"/image/{eid}?vid=download", f"/{eid}/download"):
+            with self.subTest(url):
+                assert self.get(url, status=404).headers["Cache-Control"] == "no-store"
+
+    def test_stored_in_files(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            storage = BytesFileSystemStorage(directory)
+            set_attribute_storage(self.repo, "File", "data", storage)
+            try:
+                with self.admin_access.cnx() as cnx:
+                    eid = self.new_image(cnx, data=Binary(BLUE)).eid
+                    cnx.commit()
+                assert self.get(f"/file/{eid}/raw/a.png").body == BLUE
+            finally:
+                unset_attribute_storage(self.repo, "File", "data")
 
 
 class TypeAndNameTC(DownloadTC):

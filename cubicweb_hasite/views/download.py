@@ -5,12 +5,14 @@ them. These views serve the others, such as `/view?rql=…&vid=download`: by the
 to be revalidated at each use, since another entity may come under the same URL.
 """
 
+from cubicweb import Unauthorized
 from cubicweb_file.views import ThumbnailView as FileThumbnailView
 from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
 
 from cubicweb_hasite import downloads
+from cubicweb_hasite.visibility import readable_entity
 
 _CONDITIONAL = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _HEADERS = (*_CONDITIONAL, "If-Range", "Range")
@@ -25,7 +27,10 @@ class DownloadView(idownloadable.DownloadView):
     def set_http_cache_headers(self) -> None:
         """Make the response, since it is here that CubicWeb asks for its headers."""
         req = self._cw
-        entity = self.cw_rset.get_entity(self.cw_row or 0, self.cw_col or 0)
+        eid = self.cw_rset[self.cw_row or 0][self.cw_col or 0]
+        entity = readable_entity(req.cnx, eid)
+        if entity is None:
+            raise Unauthorized
         selected = downloads.select(entity, self.representation, shared=False, max_age=None)
         headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
         request = Request.blank("/", method=req.http_method(), headers=headers)

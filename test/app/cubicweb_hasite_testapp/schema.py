@@ -37,7 +37,7 @@ class Image(EntityType):
     """an image, as cubicweb-file had it at the time of CubicWeb 3.10"""
 
     title = String(fulltextindexed=True, maxsize=256)
-    data = Bytes(required=True)
+    data = Bytes()
     data_format = String(maxsize=128)
     data_name = String(fulltextindexed=True, maxsize=256)
     description = RichString(fulltextindexed=True)
