@@ -1,0 +1,93 @@
+"""Large files, one and many at a time: what they take of the memory of the process."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import backend
+import pytest
+from servers.instance import Instance, Process
+from servers.visitor import Visitor
+
+SIZE = 50 * 2**20
+#: SQLite, for trying things out, has no slices
+TIMES = 2 if backend.POSTGRES else 4
+#: CubicWeb's server has as many threads; what it has sent to it waits in temporary files
+THREADS = 4
+
+_CREATE = f"""
+import hashlib, random
+from cubicweb import Binary
+data = random.Random(1).randbytes({SIZE})
+image = cnx.create_entity("File", data=Binary(data), data_name="a.png", data_format="image/png")
+commit()
+print("said:", image.eid, hashlib.sha256(data).hexdigest())
+"""
+
+
+class Memory:
+    """How much memory a process has taken since this was made, at most, in bytes."""
+
+    def __init__(self, pid: int) -> None:
+        self._directory = Path("/proc", str(pid))
+        # proc(5): resets the peak to what is taken now
+        (self._directory / "clear_refs").write_text("5")
+        self._before = self._read("VmRSS")
+
+    def peak(self) -> int:
+        return self._read("VmHWM") - self._before
+
+    def _read(self, name: str) -> int:
+        status = (self._directory / "status").read_text()
+        return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024
+
+
+@pytest.fixture(scope="module")
+def large(instance: Instance) -> tuple[str, str]:
+    """The URL of a large image, and the digest of its bytes."""
+    eid, digest = instance.shell(_CREATE).split("said: ")[1].split()[:2]
+    return f"file/{eid}/raw/a.png", digest
+
+
+@pytest.fixture
+def fresh(instance: Instance) -> Iterator[Process]:
+    """A process that has served no large file yet."""
+    with instance.process() as process:
+        Visitor(process.url).get("file/1/raw/none.png")
+        yield process
+
+
+def _digest(process: Process, url: str) -> str:
+    digest = hashlib.sha256()
+    with Visitor(process.url).get(url, stream=True) as response:
+        assert response.status_code == 200
+        assert response.headers["Content-Length"] == str(SIZE)
+        for chunk in response.iter_content(2**16):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def test_one(fresh: Process, large: tuple[str, str]) -> None:
+    url, digest = large
+    memory = Memory(fresh.pid)
+    assert _digest(fresh, url) == digest
+    assert memory.peak() <= TIMES * SIZE
+
+
+def test_many(fresh: Process, large: tuple[str, str]) -> None:
+    url, digest = large
+    memory = Memory(fresh.pid)
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(lambda _: _digest(fresh, url), range(20))) == {digest}
+    assert memory.peak() <= TIMES * SIZE * THREADS
+    assert Visitor(fresh.url).get("view?vid=monitor_pool").status_code == 200
+    assert Visitor(fresh.url).get("").status_code == 200
+
+
+def test_part(fresh: Process, large: tuple[str, str]) -> None:
+    memory = Memory(fresh.pid)
+    response = Visitor(fresh.url).get(large[0], headers={"Range": f"bytes={SIZE - 5}-"})
+    assert (response.status_code, len(response.content)) == (206, 5)
+    assert memory.peak() <= TIMES * SIZE
