@@ -105,7 +105,7 @@ def respond(request: Request, selected: Selected) -> Response:
     if "If-Match" in request.headers:
         if selected.etag not in request.if_match:
             return refuse(412)
-    elif (date := _parsed(request, "if_unmodified_since")) and selected.last_modified > date:
+    elif _modified_since(request, selected):
         return refuse(412)
     if _not_modified(request, selected):
         response.status_code = 304
@@ -164,11 +164,11 @@ def without_cookies(request) -> None:
     request.add_response_callback(drop)
 
 
-def refuse(status: int) -> Response:
+def refuse(status: int, why: str = "") -> Response:
     """Return an error in plain text that no cache keeps."""
     response = Response(status=status, content_type="text/plain", charset="utf-8")
     response.headers["Cache-Control"] = caching.NO_STORE
-    response.text = f"{response.status}\n"
+    response.text = f"{response.status}{why and ': '}{why}\n"
     return response
 
 
@@ -188,18 +188,17 @@ def _wanted_range(request: Request, response: Response) -> Range | None:
     header = request.headers.get("Range", "")
     if request.method != "GET" or "," in header or len(header) > _MAX_RANGE:
         return None
-    if_range = _parsed(request, "if_range")
-    if if_range is None or response not in if_range:
-        return None
     if _LAST_NONE.fullmatch(header):
-        return Range(sys.maxsize, None)
-    return _parsed(request, "range")
+        wanted = Range(sys.maxsize, None)
+    else:
+        wanted = _tolerant(lambda: request.range)
+    return wanted if wanted and _tolerant(lambda: response in request.if_range) else None
 
 
-def _parsed(request: Request, header: str):
-    """Return a header as WebOb parses it, None if it is malformed, which is to be ignored."""
+def _tolerant(parse: Callable):
+    """Return what WebOb makes of a header, None if it is malformed, which is to be ignored."""
     try:
-        return getattr(request, header)
+        return parse()
     except Exception:  # errors of many types, for dates and numbers out of range
         return None
 
@@ -207,7 +206,7 @@ def _parsed(request: Request, header: str):
 def _not_modified(request: Request, selected: Selected) -> bool:
     if "If-None-Match" in request.headers:  # then If-Modified-Since is ignored
         return selected.etag in request.if_none_match
-    since = _parsed(request, "if_modified_since")
+    since = _tolerant(lambda: request.if_modified_since)
     return since is not None and selected.last_modified <= since
 
 
@@ -223,6 +222,11 @@ def _download(adapter) -> bytes | None:
     # the request, and the entity with it, may outlive the response until the garbage collection
     entity.cw_attr_cache.pop(attribute, None)
     return body
+
+
+def _modified_since(request: Request, selected: Selected) -> bool:
+    date = _tolerant(lambda: request.if_unmodified_since)
+    return date is not None and selected.last_modified > date
 
 
 def _thumbnail(adapter) -> bytes | None:

@@ -13,7 +13,7 @@ from pyramid.events import NewResponse
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.tweens import EXCVIEW
+from pyramid.tweens import EXCVIEW, INGRESS
 
 from cubicweb_hasite import caching, downloads, probes, replacement, urls
 from cubicweb_hasite.visibility import load_groups, readable_entity
@@ -42,6 +42,7 @@ def includeme(config: Configurator) -> None:
         under=EXCVIEW,
         over="cubicweb_web.bwcompat.TweenHandler",
     )
+    config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
     config.add_subscriber(protect_caches, NewResponse)
 
 
@@ -60,6 +61,18 @@ def protect_caches(event: NewResponse) -> None:
     """Apply :func:`caching.protect` to what any view of the instance answers."""
     path = event.request.environ.get("PATH_INFO", "")  # which need not be UTF-8
     caching.protect(event.response, static=path.startswith(_STATIC))
+
+
+def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Refuse uploads over `max-post-length`, an option of which cubicweb-web makes no use."""
+    limit = registry["cubicweb.config"]["max-post-length"]
+
+    def upload_limit_tween(request: Request) -> Response:
+        if request.content_length is not None and request.content_length > limit:
+            return downloads.refuse(413, f"at most {limit} bytes (option max-post-length)")
+        return handler(request)
+
+    return upload_limit_tween
 
 
 def entity_url_tween_factory(handler: Handler, registry: Registry) -> Handler:

@@ -38,11 +38,16 @@ class EditingTC(HasiteTC):
         return self.page(f"/{eid}?vid=edition").forms["entityForm"]
 
     def submit(
-        self, form: webtest.Form, controller: str = "edit", extra: Iterable[tuple[str, str]] = ()
+        self,
+        form: webtest.Form,
+        controller: str = "edit",
+        extra: Iterable[tuple[str, str]] = (),
+        status: int | None = None,
     ) -> webtest.TestResponse:
         """Send a form: to `edit`, as without JavaScript, or to `validateform`, as with it.
 
         :param extra: parameters that replace those of the form, or are added to them
+        :param status: the status expected, by default one that is no error
         """
         extra = list(extra)
         replaced = {name for name, _value in extra} - {"eid"}
@@ -58,6 +63,7 @@ class EditingTC(HasiteTC):
             params + extra,
             upload_files=uploads,
             headers={"Origin": BASE_URL},
+            status=status,
         )
 
     def upload(

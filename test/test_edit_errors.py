@@ -94,6 +94,15 @@ class EditErrorTC(EditingTC):
                     assert list(errors) == ["cover-subject"]
                 self.check_nothing_changed()
 
+    def test_upload_that_is_too_large(self) -> None:
+        for controller in ("edit", "validateform"):
+            form = self.edition_form(self.eid)
+            form[f"data-subject:{self.eid}"] = webtest.Upload("a.png", bytes(100 * 2**20))
+            response = self.submit(form, controller, status=413)
+            assert "104857600 bytes (option max-post-length)" in response.text
+            assert response.headers["Cache-Control"] == "no-store"
+            self.check_nothing_changed()
+
     def test_deleted_right_after_the_edit(self) -> None:
         """The edit is done all the same, and `validateform` says so."""
         case = self
