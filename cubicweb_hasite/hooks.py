@@ -213,9 +213,13 @@ class PurgeOp(hook.DataOperationMixIn, hook.Operation):
         if adapter is not None and adapter.immutable:
             urls = cls.get_instance(cnx)._container.setdefault(eid, set())
             urls |= purge.entity_urls(entity)
-            if edited:
+            changes = {
+                name: value
+                for name, value in (edited or {}).items()
+                if name in stored and value != stored[name] and name != "modification_date"
+            }
+            if changes:
                 # another object: an entity remembers its adapters
-                changes = {name: value for name, value in edited.items() if name in stored}
                 urls |= purge.entity_urls(_entity(cnx, eid, stored | changes))
 
     def precommit_event(self) -> None:
