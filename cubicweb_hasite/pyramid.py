@@ -15,7 +15,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import caching, downloads, probes, replacement, urls
+from cubicweb_hasite import caching, downloads, probes, replacement, upstream, urls
 from cubicweb_hasite.visibility import load_groups, readable_entity
 
 Handler = Callable[[Request], Response]
@@ -42,6 +42,8 @@ def includeme(config: Configurator) -> None:
         under=EXCVIEW,
         over="cubicweb_web.bwcompat.TweenHandler",
     )
+    if config.registry["cubicweb.config"]["hasite-remember-source-lines"]:
+        upstream.remember_source_lines()
     config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
     config.add_subscriber(protect_caches, NewResponse)
 

@@ -37,6 +37,17 @@ options = (
         },
     ),
     (
+        "hasite-remember-source-lines",
+        {
+            "type": "yn",
+            "default": True,
+            "help": "look up once in which line of its source a controller is defined, not at "
+            "each request: CubicWeb logs it, at half of the cost of a page.",
+            "group": "hasite",
+            "level": 3,
+        },
+    ),
+    (
         "hasite-purge-urls",
         {
             "type": "csv",
