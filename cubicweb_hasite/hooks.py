@@ -14,7 +14,7 @@ from cubicweb.server.session import NO_UNDO_TYPES, Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import purge, replacement
+from cubicweb_hasite import metrics, purge, replacement
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
@@ -110,6 +110,10 @@ class ReplaceOp(hook.SingleLastOperation):
         for eid in sorted(replaced):
             if not self.cnx.deleted_in_transaction(eid):
                 replaced[eid] = replacement.replace(self.cnx, eid)
+        self._number = sum(eid is not None for eid in replaced.values())
+
+    def postcommit_event(self) -> None:
+        metrics.count_replacements(self._number)
 
 
 class ForgetFormerEidsHook(hook.Hook):

@@ -8,9 +8,10 @@ Knows the repository, not the web.
 """
 
 import logging
+import os
 import runpy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from socket import gethostname
 from typing import Any
@@ -24,6 +25,8 @@ from cubicweb_hasite.probe_connection import DatabaseUnavailable, query
 log = logging.getLogger(__name__)
 
 UNKNOWN_VERSION = "?"
+# of the repository: what was last told of each probe
+_TOLD = "_hasite_told"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Reading:
 
     ok: bool
     text: str
+    #: what the text says, for programs
+    figures: Mapping[str, object] = field(default_factory=dict)
+    #: False: the database could not be asked
+    checked: bool = True
 
     @property
     def status(self) -> int:
@@ -42,12 +49,25 @@ class Reading:
 def read(name: str, repo: Repository) -> Reading:
     """Return the reading of the probe of the monitor called `name`. Never raises."""
     try:
-        return PROBES[name](repo)
-    except DatabaseUnavailable as exc:
-        return Reading(False, f"ServiceKO : {exc}")
+        reading = PROBES[name](repo)
+    except DatabaseUnavailable as exc:  # who has logged it
+        return Reading(False, f"ServiceKO : {exc}", checked=False)
     except Exception:
-        log.exception("%s failed", name)
-        return Reading(False, "ServiceKO : the monitor failed, see the log of the instance")
+        reading = Reading(False, "ServiceKO : the monitor failed, see the log of the instance")
+        _tell(repo, name, reading, exc_info=True)
+    else:
+        _tell(repo, name, reading)
+    return reading
+
+
+def _tell(repo: Repository, name: str, reading: Reading, *, exc_info: bool = False) -> None:
+    """Log what a probe finds once per change, not once per poll."""
+    told = vars(repo).setdefault(_TOLD, {})
+    news = None if reading.ok else reading.text
+    if told.get(name) != news:
+        level = logging.WARNING if reading.ok else logging.ERROR
+        log.log(level, "%s: %s", name, reading.text, exc_info=exc_info)
+        told[name] = news
 
 
 def pool(repo: Repository) -> Reading:
@@ -56,16 +76,40 @@ def pool(repo: Repository) -> Reading:
     free = cnxsets.qsize()
     if free is None:
         return Reading(True, "no pool : each request opens a connection")
-    in_use = cnxsets.size() - free
-    if not cnxsets.max_size:
-        return Reading(True, f"unlimited pool : {in_use} connections in use")
-    return Reading(True, f"{in_use * 100 / cnxsets.max_size:.1f}%")
+    size, maximum = cnxsets.size(), cnxsets.max_size
+    in_use = size - free
+    figures = {"in_use": in_use, "size": size, "maximum": maximum}
+    if not maximum:
+        return Reading(True, f"unlimited pool : {in_use} connections in use", figures)
+    return Reading(True, f"{in_use * 100 / maximum:.1f}%", figures)
+
+
+def free_pool(repo: Repository) -> Reading:
+    """Check that the pool is not exhausted: a visitor would have to wait for a connection."""
+    reading = pool(repo)
+    maximum = reading.figures.get("maximum")
+    if maximum and reading.figures["in_use"] >= maximum:
+        text = f"ServiceKO : pool exhausted, {maximum} of {maximum} connections in use"
+        return Reading(False, text, reading.figures)
+    return reading
 
 
 def db(repo: Repository) -> Reading:
-    """Check that the database answers, by counting the users."""
-    [[count]] = query(repo, f"SELECT COUNT(*) FROM {SQL_PREFIX}CWUser")
-    return Reading(True, f"ServiceOK : {count} users in DB")
+    """Check that the database answers and can be written to, and count the users."""
+    users = f"(SELECT COUNT(*) FROM {SQL_PREFIX}CWUser)"
+    if repo.system_source.dbdriver != "postgres":
+        [[count]] = query(repo, f"SELECT {users}")
+        return Reading(True, f"ServiceOK : {count} users in DB", {"users": count})
+    sql = f"SELECT {users}, pg_is_in_recovery(), current_setting('transaction_read_only')"
+    [[count, standby, read_only]] = query(repo, sql)
+    if standby or read_only == "on":
+        # the connection may be pinned to a server that was demoted meanwhile
+        [[count, standby, read_only]] = query(repo, sql, reconnect=True)
+    if standby or read_only == "on":
+        why = "it is a standby" if standby else "transaction_read_only is on"
+        text = f"ServiceKO : the database is read-only, {why}"
+        return Reading(False, text, {"users": count})
+    return Reading(True, f"ServiceOK : {count} users in DB", {"users": count})
 
 
 def version(repo: Repository) -> Reading:
@@ -83,14 +127,18 @@ def version(repo: Repository) -> Reading:
         " | ".join(f"{cube}: {versions.get(cube, UNKNOWN_VERSION)}" for cube in cubes)
         for versions in (installed, in_database)
     )
+    figures = {"installed": installed, "database": in_database}
     if file_system == database:
-        return Reading(True, f"ServiceOK : FS config {file_system} == DB config {database}")
-    return Reading(False, f"ServiceKO : FS config {file_system} != DB config {database}")
+        text = f"ServiceOK : FS config {file_system} == DB config {database}"
+        return Reading(True, text, figures)
+    text = f"ServiceKO : FS config {file_system} != DB config {database}"
+    return Reading(False, text, figures)
 
 
 def hostname(repo: Repository) -> Reading:
     """Tell which host answers."""
-    return Reading(True, gethostname())
+    name = gethostname()
+    return Reading(True, name, {"name": name})
 
 
 #: the probe of each monitor
@@ -120,13 +168,36 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
     return versions
 
 
+# by cube: the path of its `__pkginfo__`, what tells one file from another, and what it says
+_pkginfos: dict[str, tuple[str, tuple[int, ...], Mapping[str, Any]]] = {}
+
+
 def _pkginfo_on_disk(cube: str) -> Mapping[str, Any] | None:
-    """Run a cube's `__pkginfo__` again; see `CubicWebConfiguration.cube_pkginfo`."""
+    """Run a cube's `__pkginfo__`, again when it has changed.
+
+    See `CubicWebConfiguration.cube_pkginfo`.
+    """
+    try:
+        path, identity, pkginfo = _pkginfos[cube]
+        if _identity(path) == identity:
+            return pkginfo
+    except (KeyError, OSError):  # unknown, moved or gone
+        pass
     try:
         spec = find_spec(f"cubicweb_{cube}.__pkginfo__")
-        return runpy.run_path(spec.origin) if spec else None
+        if spec is None:
+            return None
+        identity = _identity(spec.origin)
+        pkginfo = runpy.run_path(spec.origin)
     except (ImportError, OSError):
         return None
+    _pkginfos[cube] = spec.origin, identity, pkginfo
+    return pkginfo
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _dependencies(pkginfo: Mapping[str, Any]) -> Iterable[str]:

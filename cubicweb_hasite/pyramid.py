@@ -15,7 +15,17 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import caching, downloads, probes, replacement, upstream, urls
+from cubicweb_hasite import (
+    caching,
+    downloads,
+    health,
+    management,
+    metrics,
+    probes,
+    replacement,
+    upstream,
+    urls,
+)
 from cubicweb_hasite.visibility import load_groups, readable_entity
 
 Handler = Callable[[Request], Response]
@@ -25,7 +35,7 @@ _STATIC = ("/data/", "/static/", "/fckeditor/")
 
 
 def includeme(config: Configurator) -> None:
-    """Register the routes of the monitors, the tween and the subscriber.
+    """Register the routes of the monitors, the tweens and the subscriber; listen for management.
 
     :raises ConfigurationError: an option of the cube has a value that makes no sense.
     """
@@ -33,10 +43,20 @@ def includeme(config: Configurator) -> None:
         value = config.registry["cubicweb.config"][option]
         if value < 0:
             raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
+    repo = config.registry["cubicweb.repository"]
+    health.check_options(repo.config)
     for name in probes.PROBES:
         route = f"hasite_{name}"
         config.add_route(route, "/view", request_param=f"vid={name}")
         config.add_view(monitor, route_name=route, request_method="GET")
+    for path in (health.LIVEZ, health.READYZ, health.METRICS):
+        if path == health.METRICS and "prometheus" in repo.config.cubes():
+            continue  # cubicweb-prometheus serves the same registry there
+        config.add_route(f"hasite_{path}", path)
+        config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
+    if metrics.AVAILABLE:
+        metrics.watch(repo)
+        config.add_tween("cubicweb_hasite.metrics.response_tween_factory", under=INGRESS)
     config.add_tween(
         "cubicweb_hasite.pyramid.entity_url_tween_factory",
         under=EXCVIEW,
@@ -46,17 +66,20 @@ def includeme(config: Configurator) -> None:
         upstream.remember_source_lines()
     config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
     config.add_subscriber(protect_caches, NewResponse)
+    management.start(repo)
 
 
 def monitor(request: Request) -> Response:
-    """Answer a monitor: the text of its probe, 200 when all is well and 503 when not."""
-    name = request.matched_route.name.removeprefix("hasite_")
-    reading = probes.read(name, request.registry["cubicweb.repository"])
-    response = Response(
-        reading.text, status=reading.status, content_type="text/plain", charset="utf-8"
+    """Answer a monitor, to who may ask on the public port."""
+    answer = health.answer(
+        request.registry["cubicweb.repository"],
+        # the pattern of the route begins with the path of the site
+        f"/{request.path_info.rpartition('/')[2]}",
+        request.GET,
+        request.headers,
+        trusted=False,
     )
-    response.headers["Cache-Control"] = caching.NO_STORE
-    return response
+    return management.response(answer)
 
 
 def protect_caches(event: NewResponse) -> None:
@@ -161,7 +184,9 @@ class _Visit:
             return downloads.refuse(404) if self.url.representation == "thumbnail" else None
         if not shared:
             downloads.without_cookies(self.request)
-        return downloads.respond(self.request, selected)
+        response = downloads.respond(self.request, selected)
+        metrics.count_download(response.status_code, shared=shared)
+        return response
 
     def is_gone(self) -> bool:
         """Whether no entity has the eid, or not any more."""
@@ -186,6 +211,7 @@ class _Visit:
                     )
                     if not shared:
                         downloads.without_cookies(self.request)
+                    metrics.count_redirect()
                     return response
         return None
 

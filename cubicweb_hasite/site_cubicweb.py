@@ -59,4 +59,50 @@ options = (
             "level": 1,
         },
     ),
+    (
+        "hasite-monitor-access",
+        {
+            "type": "string",
+            "default": "open",
+            "help": "who may ask the monitors on the port of visitors: `open`, everybody, but for "
+            "metrics and JSON which need the token; `token`, who gives the token; "
+            "`closed`, nobody: they are on the management port alone.",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
+    (
+        "hasite-monitor-token",
+        {
+            "type": "string",
+            "default": "",
+            "help": "what to give as `Authorization: Bearer <token>`, or `?token=<token>`, to ask "
+            "the monitors on the port of visitors for what is not open.",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
+    (
+        "hasite-management-port",
+        {
+            "type": "int",
+            "default": 0,
+            "help": "TCP port where the monitors answer without a token, on threads of their own; "
+            "0: none. Each process of the instance needs another "
+            "(CW_HASITE_MANAGEMENT_PORT).",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
+    (
+        "hasite-management-host",
+        {
+            "type": "string",
+            "default": "127.0.0.1",
+            "help": "address on which the management port listens. It must be one that visitors "
+            "do not reach.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
 )

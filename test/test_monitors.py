@@ -2,11 +2,9 @@
 
 import re
 import socket
-import time
 
-import pytest
 from editing import EditingTC
-from servers.instance import Instance, Process
+from servers.instance import Instance
 from servers.visitor import Visitor
 
 MONITORS = ("monitor_pool", "monitor_db", "monitor_version", "monitor_hostname")
@@ -141,48 +139,3 @@ def test_site_closed_to_anonymous_visitors(closed_instance: Instance) -> None:
             assert not response.cookies
         assert visitor.get("/view?vid=monitor_db").text == "ServiceOK : 1 users in DB"
         assert visitor.get("/view?vid=monitor_hostname").text == socket.gethostname()
-
-
-@pytest.fixture
-def fragile(postgresql, server_directory) -> Process:
-    """A process on a PostgreSQL server of its own, which may be mistreated."""
-    instance = Instance(
-        server_directory("instance"),
-        ["hasite"],
-        postgresql.create_database("fragile"),
-        options={"hasite-probe-deadline": 1},
-    )
-    instance.create()
-    with instance.process() as process:
-        yield process
-
-
-def test_database_stopped(postgresql, fragile: Process) -> None:
-    visitor = Visitor(fragile.url)
-    assert visitor.get("/view?vid=monitor_db").text == "ServiceOK : 2 users in DB"
-    postgresql.stop()
-    for name, status in zip(MONITORS, (200, 503, 503, 200), strict=True):
-        response = visitor.get(f"/view?vid={name}")
-        assert response.status_code == status, name
-        if status == 503:
-            assert response.text == "ServiceKO : the database does not answer (OperationalError)"
-    postgresql.start()
-    assert visitor.get("/view?vid=monitor_db").text == "ServiceOK : 2 users in DB"
-    assert visitor.get("/view?vid=monitor_version").status_code == 200
-
-
-def test_database_hung(postgresql, fragile: Process) -> None:
-    visitor = Visitor(fragile.url)
-    visitor.get("/view?vid=monitor_db")
-    postgresql.pause()
-    for name, status in zip(MONITORS, (200, 503, 503, 200), strict=True):
-        started = time.monotonic()
-        response = visitor.get(f"/view?vid={name}")
-        elapsed = time.monotonic() - started
-        assert response.status_code == status, name
-        # the deadline is 1 s
-        assert elapsed < 3, (name, elapsed)
-        if status == 503:
-            assert response.text == "ServiceKO : no answer from the database in 1 seconds"
-    postgresql.resume()
-    assert visitor.get("/view?vid=monitor_db").text == "ServiceOK : 2 users in DB"

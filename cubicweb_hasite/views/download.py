@@ -11,7 +11,7 @@ from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
 
-from cubicweb_hasite import downloads
+from cubicweb_hasite import downloads, metrics
 from cubicweb_hasite.visibility import readable_entity
 
 _CONDITIONAL = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
@@ -35,6 +35,7 @@ class DownloadView(idownloadable.DownloadView):
         headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
         request = Request.blank("/", method=req.http_method(), headers=headers)
         self.response = downloads.respond(request, selected)
+        metrics.count_download(self.response.status_code, shared=False)
         req.status_out = self.response.status_code
         for name, value in self.response.headers.items():
             req.set_header(name, value)

@@ -7,7 +7,7 @@ need neither a connection nor a session.
 from cubicweb_web.view import View
 from logilab.common.registry import yes
 
-from cubicweb_hasite import caching, probes
+from cubicweb_hasite import caching, health, probes
 
 
 class MonitorView(View):
@@ -22,8 +22,15 @@ class MonitorView(View):
         self._cw.set_header("Cache-Control", caching.NO_STORE)
 
     def call(self) -> None:
-        reading = probes.read(self.__regid__, self._cw.cnx.repo)
-        self._cw.status_out = reading.status
+        req = self._cw
+        headers = {"Authorization": req.get_header("Authorization", "")}
+        refusal = health.refuse(req.vreg.config, req.form, headers, details=False)
+        if refusal is not None and not req.user.is_in_group("managers"):
+            req.status_out = refusal.status
+            self.w(refusal.body.decode(), escape=False)
+            return
+        reading = probes.read(self.__regid__, req.cnx.repo)
+        req.status_out = reading.status
         self.w(reading.text, escape=False)
 
 

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -46,12 +47,15 @@ class PostgreSQL(Server):
     :param directory: a new directory for the cluster, with a short path (it holds the socket).
         Run by root, the server runs as user `postgres`, who must be able to reach it.
     :param port: TCP port, by default a free one
+    :param max_connections: how many clients it takes at a time
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, *, max_connections: int = 200
+    ) -> None:
         versions = sorted(
             Path("/usr/lib/postgresql").glob("*/bin"),
             key=lambda path: float(path.parent.name),
@@ -73,7 +77,7 @@ class PostgreSQL(Server):
                 *("-c", "listen_addresses=127.0.0.1"),
                 *("-c", "fsync=off"),
                 *("-c", "full_page_writes=off"),
-                *("-c", "max_connections=200"),
+                *("-c", f"max_connections={max_connections}"),
                 # what a killed server leaves in /dev/shm stays there
                 *("-c", "dynamic_shared_memory_type=mmap"),
             ],
@@ -125,6 +129,35 @@ class PostgreSQL(Server):
     def resume(self) -> None:
         """End :meth:`pause`."""
         self._process.resume()
+
+    def configure(self, setting: str, value: str | None) -> None:
+        """Change a setting of the running server; None: back to what it was.
+
+        :raises RuntimeError: for one, there is no such setting.
+        """
+        change = f"SET {setting} = '{value}'" if value is not None else f"RESET {setting}"
+        self.sql(f"ALTER SYSTEM {change}")
+        self.sql("SELECT pg_reload_conf()")
+
+    def require_password(self, required: bool) -> None:
+        """Let who connects by TCP need a password, which nobody has; or trust everybody again."""
+        method = "scram-sha-256" if required else "trust"
+        hba = self.directory / "cluster" / "pg_hba.conf"
+        hba.write_text(f"local all all trust\nhost all all 127.0.0.1/32 {method}\n")
+        os.kill(self._process.pid, signal.SIGHUP)
+
+    def demote(self) -> None:
+        """Restart the server as a standby, which can only be read."""
+        self.stop()
+        signal_file = self.directory / "cluster" / "standby.signal"
+        signal_file.touch()
+        if self._account:
+            shutil.chown(signal_file, self._account)
+        self.start()
+
+    def promote(self) -> None:
+        """End :meth:`demote`, without a restart."""
+        self.sql("SELECT pg_promote()", timeout=60)
 
     def is_ready(self) -> bool:
         """Return whether the server answers a query within 2 seconds."""

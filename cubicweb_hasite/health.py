@@ -1,0 +1,227 @@
+"""What monitoring systems and load balancers are answered, over whatever transport.
+
+The four monitors at `/view?vid=monitor_…`, `/livez`, `/readyz` and `/metrics`: in plain text, or
+in JSON by `Accept: application/json` or `?format=json`. Who may ask on the public port is said by
+the option `hasite-monitor-access`, and by nothing that a proxy changes, such as an address.
+"""
+
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from cubicweb import ConfigurationError
+from cubicweb.cwconfig import CubicWebConfiguration
+from cubicweb.server.repository import Repository
+
+from cubicweb_hasite import caching, metrics, probes
+from cubicweb_hasite.__pkginfo__ import version
+from cubicweb_hasite.draining import is_draining
+from cubicweb_hasite.probes import Reading
+
+LIVEZ, READYZ, METRICS = "/livez", "/readyz", "/metrics"
+ACCESSES = ("open", "token", "closed")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+
+# Draft of IETF, draft-inadarei-api-health-check-06: names and kinds of the checks of a response.
+_HEALTH_JSON = "application/health+json"
+_CHECKS = {
+    "monitor_pool": ("pool:utilization", "component"),
+    "pool": ("pool:utilization", "component"),
+    "monitor_db": ("database:writable", "datastore"),
+    "monitor_version": ("versions:consistency", "component"),
+    "monitor_hostname": ("host:name", "system"),
+    "draining": ("instance:draining", "component"),
+}
+
+
+class Answer(NamedTuple):
+    """An HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def check_options(config: CubicWebConfiguration) -> None:
+    """Refuse to start with options that make no sense.
+
+    :raises ConfigurationError: one makes none.
+    """
+    access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
+    if access not in ACCESSES:
+        raise ConfigurationError(
+            f"option hasite-monitor-access is {access!r}: give one of {', '.join(ACCESSES)}"
+        )
+    if access == "token" and not token:
+        raise ConfigurationError(
+            "option hasite-monitor-access is token: give the token in hasite-monitor-token"
+        )
+    if token and not _TOKEN.fullmatch(token):
+        raise ConfigurationError(
+            "option hasite-monitor-token holds what no Bearer token does: "
+            "give it ASCII letters, digits and - . _ ~ + /"
+        )
+    port = config["hasite-management-port"]
+    if not 0 <= port < 65536:
+        raise ConfigurationError(f"option hasite-management-port is {port}: give 0 to 65535")
+
+
+def answer(
+    repo: Repository,
+    path: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    *,
+    trusted: bool,
+) -> Answer | None:
+    """Answer a GET or HEAD request, within the deadlines whatever the state of the instance.
+
+    :param path: without the path of the site
+    :param headers: whose names are case-insensitive
+    :param trusted: whether all may be told, as on the management port
+    :return: None if there is nothing of ours at the path
+    """
+    name = path if path in (LIVEZ, READYZ, METRICS) else query.get("vid")
+    if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
+        return None
+    media_type = _json_type(query, headers)
+    if not trusted:
+        details = name == METRICS or media_type is not None
+        refusal = refuse(repo.config, query, headers, details=details)
+        if refusal is not None:
+            return refusal
+    if name == METRICS:
+        return _metrics()
+    if name == LIVEZ:
+        readings = {}
+    elif name == READYZ:
+        readings = readiness(repo)
+    else:
+        readings = {name: probes.read(name, repo)}
+    failures = [reading for reading in readings.values() if not reading.ok]
+    status = 503 if failures else 200
+    if media_type is not None:
+        return _answer(status, media_type, _json(repo, readings))
+    if name in readings:
+        text = readings[name].text
+    else:
+        text = _summary(failures) or f"ServiceOK : {'alive' if name == LIVEZ else 'ready'}"
+    return _answer(status, "text/plain; charset=utf-8", text)
+
+
+def refuse(
+    config: CubicWebConfiguration,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    *,
+    details: bool,
+) -> Answer | None:
+    """Return the answer to who may not ask on the public port, None to who may.
+
+    :param details: whether what is asked for tells more than the four monitors do
+    """
+    access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
+    if access == "closed":
+        return error(404, "monitors are answered on the management port only")
+    if access == "open" and not details:
+        return None
+    if not token:
+        return error(403, "this needs a token (option hasite-monitor-token)")
+    scheme, _space, given = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":  # RFC 6750, sections 2.1 and 2.3
+        given = query.get("token", "")
+    if hmac.compare_digest(given.strip().encode(), token.encode()):
+        return None
+    refusal = error(401, "this needs the token of option hasite-monitor-token")
+    refusal.headers["WWW-Authenticate"] = 'Bearer realm="monitors"'
+    return refusal
+
+
+def readiness(repo: Repository) -> dict[str, Reading]:
+    """Return the readings that tell whether the instance can serve visitors now."""
+    draining = is_draining(repo.config)
+    readings = {
+        "draining": Reading(
+            not draining, "ServiceKO : draining" if draining else "not draining", {}
+        ),
+        "pool": probes.free_pool(repo),
+        "monitor_db": probes.read("monitor_db", repo),
+    }
+    if readings["monitor_db"].checked:
+        readings["monitor_version"] = probes.read("monitor_version", repo)
+    return readings
+
+
+def _summary(failures: list[Reading]) -> str:
+    texts = [reading.text.removeprefix("ServiceKO : ") for reading in failures]
+    return f"ServiceKO : {'; '.join(texts)}" if texts else ""
+
+
+def _json_type(query: Mapping[str, str], headers: Mapping[str, str]) -> str | None:
+    """Return the media type of the JSON that is asked for, None if it is text."""
+    accept = headers.get("Accept", "")
+    if _HEALTH_JSON in accept:
+        return _HEALTH_JSON
+    if "application/json" in accept or query.get("format") == "json":
+        return "application/json"
+    return None
+
+
+def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    failures = [reading for reading in readings.values() if not reading.ok]
+    health: dict[str, object] = {
+        "status": "fail" if failures else "pass",
+        "serviceId": repo.config.appid,
+        "description": "instance of CubicWeb with cubicweb-hasite",
+        "releaseId": version,
+    }
+    if failures:
+        health["output"] = _summary(failures)
+    checks = {}
+    for name, reading in readings.items():
+        key, kind = _CHECKS[name]
+        check = {
+            "componentType": kind,
+            "status": "pass" if reading.ok else "fail",
+            "time": now,
+            **_observed(reading.figures),
+            **reading.figures,
+        }
+        if not reading.ok:
+            check["output"] = reading.text
+        checks[key] = [check]
+    if checks:
+        health["checks"] = checks
+    return json.dumps(health)
+
+
+def _observed(figures: Mapping[str, object]) -> dict[str, object]:
+    if figures.get("maximum"):
+        value = round(figures["in_use"] * 100 / figures["maximum"], 1)
+        return {"observedValue": value, "observedUnit": "percent"}
+    for name, unit in (("in_use", "connections"), ("users", "users")):
+        if name in figures:
+            return {"observedValue": figures[name], "observedUnit": unit}
+    return {}
+
+
+def _metrics() -> Answer:
+    if not metrics.AVAILABLE:
+        return error(501, "to have metrics, run: pip install 'cubicweb-hasite[metrics]'")
+    return _answer(200, metrics.CONTENT_TYPE, metrics.exposition())
+
+
+def error(status: int, text: str) -> Answer:
+    """Return an answer in plain text that says what is wrong."""
+    return _answer(status, "text/plain; charset=utf-8", f"ServiceKO : {text}")
+
+
+def _answer(status: int, content_type: str, body: str | bytes) -> Answer:
+    if isinstance(body, str):
+        body = body.encode()
+    headers = {"Content-Type": content_type, "Cache-Control": caching.NO_STORE}
+    return Answer(status, headers, body)

@@ -1,0 +1,74 @@
+"""The management port: monitors that answer while all the threads that serve visitors are stuck.
+
+A listener with threads of its own inside the process, for monitoring systems and load balancers
+alone: it asks for no token, so it is to be reachable by them alone.
+"""
+
+import logging
+import threading
+
+import waitress
+from cubicweb import ConfigurationError
+from cubicweb.server.repository import Repository
+from webob import Request, Response
+
+from cubicweb_hasite import health
+
+log = logging.getLogger(__name__)
+
+# a few may wait for the database together, and leave some for what needs no database
+_THREADS = 8
+# after how many idle seconds a connection is closed
+_IDLE_TIMEOUT = 30
+
+
+def start(repo: Repository) -> None:
+    """Listen on the management port, if there is one (option `hasite-management-port`).
+
+    :raises ConfigurationError: the port, or the address, cannot be had.
+    """
+    host, port = repo.config["hasite-management-host"], repo.config["hasite-management-port"]
+    if not port:
+        return
+    try:
+        server = waitress.create_server(
+            _Application(repo),
+            host=host,
+            port=port,
+            threads=_THREADS,
+            channel_timeout=_IDLE_TIMEOUT,
+            clear_untrusted_proxy_headers=True,
+        )
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"options hasite-management-host and -port: cannot listen on {host}:{port}: {exc}. "
+            "Each process of an instance needs a port of its own."
+        ) from exc
+    threading.Thread(target=server.run, name="hasite-management", daemon=True).start()
+    log.info("monitors at http://%s:%s/", host, port)
+
+
+class _Application:
+    """The WSGI application of the management port."""
+
+    def __init__(self, repo: Repository):
+        self._repo = repo
+
+    def __call__(self, environ, start_response):
+        request = Request(environ)
+        return self._respond(request)(environ, start_response)
+
+    def _respond(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return response(health.error(405, "only GET and HEAD are answered"))
+        try:
+            path, query = request.path_info, request.GET
+            answer = health.answer(self._repo, path, query, request.headers, trusted=True)
+        except UnicodeDecodeError:
+            answer = health.error(400, "the URL is not UTF-8")
+        return response(answer or health.error(404, "there is no such monitor"))
+
+
+def response(answer: health.Answer) -> Response:
+    """Return an answer as a response of WebOb."""
+    return Response(answer.body, status=answer.status, headerlist=list(answer.headers.items()))

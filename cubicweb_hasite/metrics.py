@@ -1,0 +1,206 @@
+"""Figures for Prometheus, in the default registry of prometheus_client.
+
+That is an optional extra of the package: without it nothing is counted. Values of labels are
+bounded by the configuration of the instance, whatever visitors ask for.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+from cubicweb.server.repository import Repository
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+
+from cubicweb_hasite import probes, purge
+from cubicweb_hasite.__pkginfo__ import version
+from cubicweb_hasite.draining import is_draining
+
+try:
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        REGISTRY,
+        Counter,
+        Histogram,
+        generate_latest,
+    )
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+_DOWNLOAD_STATUSES = ("200", "206", "304")
+_STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+def count_download(status: int, *, shared: bool) -> None:
+    """Count an answer to a request for the data of an entity.
+
+    :param shared: whether an anonymous visitor may read it
+    """
+    if AVAILABLE:
+        label = str(status) if str(status) in _DOWNLOAD_STATUSES else "other"
+        _downloads.labels(label, "public" if shared else "private").inc()
+
+
+def count_replacements(number: int) -> None:
+    """Count entities that were given a new eid, once that is committed."""
+    if AVAILABLE:
+        _replacements.inc(number)
+
+
+def count_redirect() -> None:
+    """Count an answer that leads from a former URL to the present one."""
+    if AVAILABLE:
+        _redirects.inc()
+
+
+def watch(repo: Repository) -> None:
+    """Let the figures be those of a repository."""
+    if not AVAILABLE:
+        return
+    _collector.repo = repo
+    pool = repo.cnxsets
+    get = pool.get
+
+    # CubicWeb tells of what a pool does in debug logs alone.
+    def timed_get():
+        maximum = getattr(pool, "max_size", 0)
+        if not maximum or pool.qsize() or pool.size() < maximum:
+            return get()
+        with _pool_waits.time():
+            return get()
+
+    pool.get = timed_get
+
+
+def exposition() -> bytes:
+    """Return all the figures of the registry, of :data:`CONTENT_TYPE`; probes are read for it."""
+    return generate_latest(REGISTRY)
+
+
+def response_tween_factory(handler: Callable, registry: Registry) -> Callable:
+    """Count what visitors are answered; not what monitoring systems are."""
+
+    def response_tween(request: Request) -> Response:
+        status_class = "5xx"
+        try:
+            response = handler(request)
+            status_class = f"{response.status_code // 100}xx"
+            return response
+        finally:
+            route = request.matched_route if hasattr(request, "matched_route") else None
+            if route is None or not route.name.startswith("hasite_"):
+                _responses.labels(status_class).inc()
+
+    return response_tween
+
+
+if AVAILABLE:
+    CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+    _responses = Counter("hasite_http_responses", "Answers to visitors.", ["status"])
+    _downloads = Counter(
+        "hasite_downloads", "Answers to requests for data.", ["status", "visibility"]
+    )
+    _replacements = Counter("hasite_replacements", "Entities that were given a new eid.")
+    _redirects = Counter("hasite_former_url_redirects", "Redirects from a former URL.")
+    _pool_waits = Histogram(
+        "hasite_pool_wait_seconds",
+        "Waits for a connection of the exhausted pool.",
+        buckets=(0.01, 0.1, 0.5, 1, 2, 5),
+    )
+    for _status in _STATUS_CLASSES:  # so that all are there from the beginning
+        _responses.labels(_status)
+    for _status in (*_DOWNLOAD_STATUSES, "other"):
+        for _visibility in ("public", "private"):
+            _downloads.labels(_status, _visibility)
+
+    class _Collector:
+        """Reads, when it is asked, what is not counted as it happens."""
+
+        repo: Repository | None = None
+
+        def describe(self) -> list[Metric]:
+            """Nothing, for the registry not to read the probes in order to know the names."""
+            return []
+
+        def collect(self) -> Iterator[Metric]:
+            repo = self.repo
+            if repo is not None:
+                yield from _probe_metrics(repo)
+                yield from _pool_metrics(repo)
+                yield from _purge_metrics(repo)
+                yield _gauge("draining", "Whether it is being drained.", is_draining(repo.config))
+                yield from _build_metrics(repo)
+
+    _collector = _Collector()
+    REGISTRY.register(_collector)
+
+
+def _gauge(name: str, text: str, value: float) -> "Metric":
+    return GaugeMetricFamily(f"hasite_{name}", text, value=value)
+
+
+def _probe_metrics(repo: Repository) -> Iterator["Metric"]:
+    success = GaugeMetricFamily(
+        "hasite_probe_success", "Whether a probe finds all well.", labels=["probe"]
+    )
+    duration = GaugeMetricFamily(
+        "hasite_probe_duration_seconds", "How long a probe took.", labels=["probe"]
+    )
+    available = True
+    for name in ("db", "version"):
+        started = time.perf_counter()
+        # to ask the version of a database that does not answer would be to wait twice
+        reading = probes.read(f"monitor_{name}", repo) if available else None
+        available = reading is not None and reading.checked
+        success.add_metric([name], reading is not None and reading.ok)
+        duration.add_metric([name], time.perf_counter() - started)
+    yield success
+    yield duration
+
+
+def _pool_metrics(repo: Repository) -> Iterator["Metric"]:
+    figures = probes.pool(repo).figures
+    if not figures:  # there is no pool
+        return
+    connections = GaugeMetricFamily(
+        "hasite_pool_connections", "Connections of the pool.", labels=["state"]
+    )
+    connections.add_metric(["in_use"], figures["in_use"])
+    connections.add_metric(["idle"], figures["size"] - figures["in_use"])
+    yield connections
+    yield _gauge(
+        "pool_max_connections", "Size that the pool may have; 0: any.", figures["maximum"]
+    )
+
+
+def _purge_metrics(repo: Repository) -> Iterator["Metric"]:
+    requests = CounterMetricFamily(
+        "hasite_purges", "Purges of caches, by what became of them.", labels=["cache", "result"]
+    )
+    queued = GaugeMetricFamily(
+        "hasite_purges_queued", "Purges that wait for their cache.", labels=["cache"]
+    )
+    for purger in purge.purgers(repo.config):
+        for result in ("sent", "failed", "dropped"):
+            requests.add_metric([purger.url, result], getattr(purger, result))
+        queued.add_metric([purger.url], purger.queued)
+    yield requests
+    yield queued
+
+
+def _build_metrics(repo: Repository) -> Iterator["Metric"]:
+    build = GaugeMetricFamily(
+        "hasite_build_info", "Versions of the running code.", labels=["version", "cubicweb"]
+    )
+    build.add_metric([version, str(repo.config.cubicweb_version())], 1)
+    cubes = GaugeMetricFamily(
+        "hasite_cube_info", "Versions of the cubes.", labels=["cube", "version"]
+    )
+    for cube in repo.config.cubes():
+        cubes.add_metric([cube, str(repo.config.cube_version(cube))], 1)
+    yield build
+    yield cubes
