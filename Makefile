@@ -19,11 +19,12 @@ lint:
 
 .PHONY: bench
 
-# Compare with stock CubicWeb, in two minutes: `bench/README.md` says how to read it
+# Compare with stock CubicWeb, in three minutes: `bench/README.md` says how to read it
 bench:
 	@tools/setup test
 	.venv/bin/python bench/downloads
 	.venv/bin/python bench/replace
+	.venv/bin/python bench/monitors
 
 .PHONY: fuzz
 

@@ -12,6 +12,7 @@ import os
 import runpy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from socket import gethostname
 from typing import Any
@@ -156,7 +157,15 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
     Cubes that are not installed are left out. What is loaded in this process may be older: a
     package may have been upgraded since it started.
     """
-    versions = {"cubicweb": str(config.cubicweb_version())}
+    versions = {}
+    # in the directory where packages are, which changes when one is installed
+    cubicweb = _on_disk(
+        "cubicweb",
+        lambda: str(distribution("cubicweb").locate_file("")),
+        lambda _path: str(config.cubicweb_version()),
+    )
+    if cubicweb:
+        versions["cubicweb"] = cubicweb
     todo = set(cubes) - {"cubicweb"}
     seen = set()
     while todo:
@@ -168,31 +177,38 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
     return versions
 
 
-# by cube: the path of its `__pkginfo__`, what tells one file from another, and what it says
-_pkginfos: dict[str, tuple[str, tuple[int, ...], Mapping[str, Any]]] = {}
+# by name: the path of a file or directory, what tells it from another, and what was read there
+_known: dict[str, tuple[str, tuple[int, ...], Any]] = {}
 
 
-def _pkginfo_on_disk(cube: str) -> Mapping[str, Any] | None:
-    """Run a cube's `__pkginfo__`, again when it has changed.
-
-    See `CubicWebConfiguration.cube_pkginfo`.
-    """
+def _on_disk(name: str, find: Callable[[], str | None], read: Callable[[str], Any]) -> Any:
+    """Return what is on disk now, read again when it has changed; None if it is not there."""
     try:
-        path, identity, pkginfo = _pkginfos[cube]
+        path, identity, value = _known[name]
         if _identity(path) == identity:
-            return pkginfo
+            return value
     except (KeyError, OSError):  # unknown, moved or gone
         pass
     try:
-        spec = find_spec(f"cubicweb_{cube}.__pkginfo__")
-        if spec is None:
+        path = find()
+        if path is None:
             return None
-        identity = _identity(spec.origin)
-        pkginfo = runpy.run_path(spec.origin)
+        identity = _identity(path)
+        value = read(path)
     except (ImportError, OSError):
         return None
-    _pkginfos[cube] = spec.origin, identity, pkginfo
-    return pkginfo
+    _known[name] = path, identity, value
+    return value
+
+
+def _pkginfo_on_disk(cube: str) -> Mapping[str, Any] | None:
+    """Run a cube's `__pkginfo__`; see `CubicWebConfiguration.cube_pkginfo`."""
+
+    def find() -> str | None:
+        spec = find_spec(f"cubicweb_{cube}.__pkginfo__")
+        return spec and spec.origin
+
+    return _on_disk(cube, find, runpy.run_path)
 
 
 def _identity(path: str) -> tuple[int, ...]:

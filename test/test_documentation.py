@@ -88,7 +88,7 @@ def test_comparisons() -> None:
     [block] = command_blocks("bench/README.md")
     script = (CHECKOUT / ".ci" / "run").read_text()
     commands = re.findall(r"^bench/\w+", block, re.M)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert re.search(rf"^{command} ", script, re.M), command
 
