@@ -198,7 +198,8 @@ class _ProbeConnection:
             try:
                 rows, error = self._ask(attempt), None
             except Exception as exc:
-                rows, error = [], exc
+                # whatever ended it: the deadline, here or at the database, or the host's silence
+                rows, error = [], DeadlineExceeded() if self._late(attempt) else exc
             if not self._keep:
                 self._close()
             with self._lock:
@@ -221,11 +222,13 @@ class _ProbeConnection:
             return self._execute(attempt.sql)
         except Exception as exc:
             self._close()
-            late = time.monotonic() - attempt.asked >= self._config["hasite-probe-deadline"]
-            if late or not reused:
+            if not reused or self._late(attempt):
                 raise
             log.debug("the connection of the probes had been cut: %s", exc)
             return self._ask(attempt)
+
+    def _late(self, attempt: _Attempt) -> bool:
+        return time.monotonic() - attempt.asked >= self._config["hasite-probe-deadline"]
 
     def _open(self) -> None:
         """Open a connection, in the place of the one that is open."""

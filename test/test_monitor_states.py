@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import backend
 import psycopg2
 import pytest
 import requests
@@ -104,7 +105,7 @@ def process(site: Site) -> Iterator[Process]:
 
 
 def poll(
-    process: Process, name: str, path: str = "view", **kwargs: object
+    process: Process, name: str, path: str = "view", headers: dict[str, str] | None = None
 ) -> tuple[requests.Response, float]:
     """Ask a monitor, and return its answer and how long it took, in seconds."""
     started = time.monotonic()
@@ -113,7 +114,7 @@ def poll(
         params={"vid": name},
         timeout=30,
         allow_redirects=False,
-        **kwargs,
+        headers={"Connection": "close", **(headers or {})},
     )
     return response, time.monotonic() - started
 
@@ -426,3 +427,51 @@ def test_draining(site: Site, process: Process) -> None:
     finally:
         site.flag.unlink()
     assert readyz() == (200, "ServiceOK : ready")
+
+
+@pytest.mark.skipif(not backend.POSTGRES, reason="SQLite does not hang; PostgreSQL's run tests it")
+def test_polls_during_a_minute_of_a_hung_database(site: Site) -> None:
+    """Ten polls a second, whatever becomes of the ones before, cost nothing that stays."""
+    with site.instance.process(hasite_management_port=free_port()) as process:
+        check(process, ORDINARY)
+        site.postgresql.pause()
+        try:
+            with ThreadPoolExecutor(40) as executor:
+                polls = [executor.submit(poll, process, "monitor_db") for _ in range(20)]
+                for each in polls:  # what is made once is made
+                    each.result()
+                before = resources(site, process)
+                polls = []
+                started = time.monotonic()
+                while time.monotonic() < started + 60:
+                    polls.append(executor.submit(poll, process, "monitor_db"))
+                    if len(polls) % 50 == 0:
+                        assert site.link.connections <= before["connections"] + 1
+                    time.sleep(0.1)
+                answers = [each.result() for each in polls]
+                assert {response.status_code for response, _elapsed in answers} == {503}
+                times = [round(elapsed, 2) for _response, elapsed in answers]
+                assert max(times) < 2 * DEADLINE + SLACK, times
+                after = resources(site, process)
+        finally:
+            site.postgresql.resume()
+        assert len(polls) > 300
+        response, elapsed = poll(process, "monitor_db")
+        assert re.fullmatch(OK, response.text)
+        assert elapsed < DEADLINE + SLACK
+        assert after["threads"] <= before["threads"]
+        # descriptors of connections that are closed a little later
+        assert after["descriptors"] <= before["descriptors"] + 2
+        assert after["kilobytes"] < before["kilobytes"] + 5000
+        assert after["connections"] <= before["connections"]
+
+
+def resources(site: Site, process: Process) -> dict[str, int]:
+    """Return what a process holds."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return {
+        "connections": site.link.connections,
+        "kilobytes": int(re.search(r"^VmRSS:\s+(\d+)", status, re.M)[1]),
+        "threads": int(re.search(r"^Threads:\s+(\d+)", status, re.M)[1]),
+        "descriptors": len(list(Path(f"/proc/{process.pid}/fd").iterdir())),
+    }

@@ -1,0 +1,207 @@
+"""What is shipped for monitoring systems, run by their own programs in each state."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+import requests
+from servers.instance import Instance
+from servers.support import find_program, free_port
+from test_monitor_states import Site, site, visitors_who_wait  # noqa: F401
+
+import cubicweb_hasite
+
+FILES = Path(cubicweb_hasite.__file__).with_name("monitoring")
+CHECK_HTTP = find_program("check_http", "monitoring-plugins-basic", "/usr/lib/nagios/plugins")
+PROMTOOL = find_program("promtool", "prometheus")
+ALERTS_TEST = Path(__file__).with_name("alerts_test.yml")
+OK, WARNING, CRITICAL = 0, 1, 2
+
+
+def commands() -> dict[str, str]:
+    """Return the command lines of the Nagios configuration, by the names of the checks."""
+    found = re.findall(
+        r"command_name +check_hasite_(\w+)\n +command_line +(.*)$",
+        (FILES / "nagios.cfg").read_text(),
+        re.M,
+    )
+    return dict(found)
+
+
+def run(command: str, port: int) -> subprocess.CompletedProcess[str]:
+    """Run a command line as Nagios does, with its macros."""
+    macros = {"$USER1$": str(Path(CHECK_HTTP).parent), "$HOSTADDRESS$": "127.0.0.1"}
+    for macro, value in {**macros, "$_HOSTHASITE_PORT$": str(port)}.items():
+        command = command.replace(macro, value)
+    assert not re.search(r"\$_?[A-Z]+", command), command
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+
+
+def check(port: int, *critical: str) -> dict[str, str]:
+    """Assert which checks are critical, the others being well, and return what they say."""
+    said = {}
+    for name, command in commands().items():
+        result = run(command, port)
+        # a busy machine is slow
+        expected = (CRITICAL,) if name in critical else (OK, WARNING)
+        assert result.returncode in expected, (name, result.stdout, result.stderr)
+        said[name] = result.stdout
+    return said
+
+
+@contextmanager
+def stopped(site: Site) -> Iterator[None]:  # noqa: F811
+    site.postgresql.stop()
+    try:
+        yield
+    finally:
+        site.postgresql.start()
+
+
+@contextmanager
+def hung(site: Site) -> Iterator[None]:  # noqa: F811
+    site.postgresql.pause()
+    try:
+        yield
+    finally:
+        site.postgresql.resume()
+
+
+@contextmanager
+def standby(site: Site) -> Iterator[None]:  # noqa: F811
+    site.postgresql.demote()
+    try:
+        yield
+    finally:
+        site.postgresql.promote()
+
+
+@contextmanager
+def refusing(site: Site) -> Iterator[None]:  # noqa: F811
+    site.postgresql.require_password(True)
+    try:
+        yield
+    finally:
+        site.postgresql.require_password(False)
+
+
+@contextmanager
+def other_versions(site: Site) -> Iterator[None]:  # noqa: F811
+    where = "WHERE cw_pkey = 'system.version.file'"
+    version = site.sql(f"SELECT cw_value FROM cw_cwproperty {where}")
+    site.sql(f"UPDATE cw_cwproperty SET cw_value = '0.0.1' {where}")
+    try:
+        yield
+    finally:
+        site.sql(f"UPDATE cw_cwproperty SET cw_value = '{version}' {where}")
+
+
+@contextmanager
+def draining(site: Site) -> Iterator[None]:  # noqa: F811
+    site.flag.touch()
+    try:
+        yield
+    finally:
+        site.flag.unlink()
+
+
+@pytest.mark.parametrize(
+    ("state", "critical", "said"),
+    [
+        (lambda _site: nullcontext(), (), {"db": "ServiceOK : 2 users in DB"}),
+        (stopped, ("db", "version", "ready"), {"db": "503"}),
+        (hung, ("db", "version", "ready"), {"ready": "503"}),
+        (standby, ("db", "ready"), {"db": "it is a standby"}),
+        (refusing, ("db", "version", "ready"), {"db": "the user or the password"}),
+        (other_versions, ("version", "ready"), {"version": "file: 0.0.1"}),
+        (draining, ("ready",), {"ready": "draining"}),
+    ],
+)
+def test_nagios(
+    site: Site,  # noqa: F811
+    state: Callable[[Site], AbstractContextManager[None]],
+    critical: tuple[str, ...],
+    said: dict[str, str],
+) -> None:
+    # a process cannot be started in some of the states
+    with site.instance.process() as process, state(site):
+        found = check(process.port, *critical)
+    for name, text in said.items():
+        assert text in found[name], found[name]
+
+
+def test_nagios_pool_exhausted(site: Site) -> None:  # noqa: F811
+    with (
+        site.instance.process(connections_pool_max_size=2) as process,
+        visitors_who_wait(site, process, 2),
+    ):
+        said = check(process.port, "pool", "ready")
+    assert "100.0%" in said["pool"]
+
+
+def test_nagios_instance_gone_or_without_monitors(site: Site) -> None:  # noqa: F811
+    check(free_port(), *commands())
+    with site.instance.process(hasite_monitor_access="closed") as process:
+        check(process.port, *commands())
+
+
+def test_nagios_configuration() -> None:
+    """Each command is that of a service, and the other way round."""
+    text = (FILES / "nagios.cfg").read_text()
+    assert set(re.findall(r"check_command +check_hasite_(\w+)", text)) == set(commands())
+
+
+def test_prometheus_alerts() -> None:
+    for arguments in (["check", "rules", FILES / "alerts.yml"], ["test", "rules", ALERTS_TEST]):
+        result = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+    names = set(re.findall(r"alert: (\w+)", (FILES / "alerts.yml").read_text()))
+    assert names == set(re.findall(r"alertname: (\w+)", ALERTS_TEST.read_text()))
+
+
+def test_figures_exist(instance: Instance) -> None:
+    """What the alerts and the dashboard ask for are figures, and labels, that an instance has."""
+    port = free_port()
+    cache = f"http://127.0.0.1:{free_port()}/"
+    with instance.process(hasite_management_port=port, hasite_purge_urls=cache):
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+    labels: dict[str, set[str]] = {}
+    for name, pairs in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.M):
+        labels.setdefault(name, {"job", "instance"}).update(re.findall(r'(\w+)="', pairs))
+    dashboard = json.loads((FILES / "dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) > 10
+    queries += re.findall(r"(?:expr: |^ {10}\S).*", (FILES / "alerts.yml").read_text(), re.M)
+    for query in queries:
+        for name, matchers in re.findall(r"(hasite_\w+)(?:\{([^}]*)\})?", query):
+            assert name in labels, query
+            assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], query
+    shown = set(re.findall(r"hasite_\w+", " ".join(queries)))
+    assert {name for name in labels if name.startswith("hasite_")} <= {
+        *shown,
+        *(name for name in labels if name.endswith(("_bucket", "_created"))),
+    }
+
+
+def test_dashboard_queries() -> None:
+    """Prometheus takes the queries for such."""
+    dashboard = json.loads((FILES / "dashboard.json").read_text())
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    rules = [
+        {"record": f"q{number}", "expr": target["expr"].replace("$instance", ".*")}
+        for number, target in enumerate(
+            target for panel in dashboard["panels"] for target in panel["targets"]
+        )
+    ]
+    result = subprocess.run(
+        [PROMTOOL, "check", "rules", "/dev/stdin"],
+        input=json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(rules)} rules found" in result.stdout
