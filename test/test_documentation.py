@@ -39,7 +39,7 @@ def test_every_document_is_tested() -> None:
     documents = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("**/*.md")]
     documents = [str(path) for path in documents if ".venv" not in path.parts]
     with_commands = {path for path in documents if command_blocks(path)}
-    assert with_commands <= {"README.md", "bench/README.md"}
+    assert with_commands <= {"README.md", "bench/README.md", "docs/monitor.md"}
 
 
 def test_run(fresh_checkout: Path) -> None:
@@ -91,6 +91,28 @@ def test_comparisons() -> None:
     assert len(commands) == 4
     for command in commands:
         assert re.search(rf"^{command} ", script, re.M), command
+
+
+def test_monitor(instance: Instance) -> None:
+    [block] = command_blocks("docs/monitor.md")
+    port = free_port()
+    with instance.process(hasite_management_port=port):
+        result = subprocess.run(
+            [
+                "bash",
+                "-euo",
+                "pipefail",
+                "-c",
+                block.replace("localhost:9081", f"127.0.0.1:{port}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.startswith("ServiceOK : aliveServiceOK : ready{")
+    assert '"status": "pass"' in result.stdout
+    assert 'hasite_probe_success{probe="db"} 1.0' in result.stdout
 
 
 def test_add_upgrade_and_monitor(
