@@ -1,15 +1,17 @@
 """The cube's faces in Pyramid: monitors, URLs of entities, protection of shared caches."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 
-from cubicweb import ConfigurationError
+from cubicweb import ConfigurationError, _
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
 from pyramid.config import Configurator
 from pyramid.events import NewResponse
+from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -28,19 +30,26 @@ from cubicweb_hasite import (
 )
 from cubicweb_hasite.visibility import load_groups, readable_entity
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[Request], Response]
+
+UNAVAILABLE = _("The database cannot answer at the moment. Please try again.")
 
 # directories that CubicWeb serves to everybody alike (cubicweb_web.views.staticcontrollers)
 _STATIC = ("/data/", "/static/", "/fckeditor/")
 
 
 def includeme(config: Configurator) -> None:
-    """Register the routes of the monitors, the tweens and the subscriber; listen for management.
+    """Register the routes, the tweens, the subscribers and the exception views of the cube.
+
+    Its management port listens from here on.
 
     :raises ConfigurationError: an option of the cube has a value that makes no sense.
     """
-    for option in ("hasite-image-max-age", "hasite-probe-deadline"):
-        value = config.registry["cubicweb.config"][option]
+    options = config.registry["cubicweb.config"]
+    for option in ("hasite-image-max-age", "hasite-probe-deadline", "hasite-pool-timeout"):
+        value = options[option]
         if value < 0:
             raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     repo = config.registry["cubicweb.repository"]
@@ -54,17 +63,22 @@ def includeme(config: Configurator) -> None:
             continue  # cubicweb-prometheus serves the same registry there
         config.add_route(f"hasite_{path}", path)
         config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
+    if options.mode != "test":  # CubicWeb's test cases hold connections of the stock pool
+        upstream.heal_connections(repo, options["hasite-pool-timeout"])
+    for error in upstream.unavailability(repo.system_source):
+        config.add_exception_view(unavailable, context=error)
+    if options["hasite-remember-source-lines"]:
+        upstream.remember_source_lines()
+    config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween("cubicweb_hasite.metrics.response_tween_factory", under=INGRESS)
-    config.add_tween(
-        "cubicweb_hasite.pyramid.entity_url_tween_factory",
-        under=EXCVIEW,
-        over="cubicweb_web.bwcompat.TweenHandler",
-    )
-    if config.registry["cubicweb.config"]["hasite-remember-source-lines"]:
-        upstream.remember_source_lines()
-    config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
+    for tween in ("entity_url", "lost_connection"):
+        config.add_tween(
+            f"cubicweb_hasite.pyramid.{tween}_tween_factory",
+            under=EXCVIEW,
+            over="cubicweb_web.bwcompat.TweenHandler",
+        )
     config.add_subscriber(protect_caches, NewResponse)
     management.start(repo)
 
@@ -80,6 +94,50 @@ def monitor(request: Request) -> Response:
         trusted=False,
     )
     return management.response(answer)
+
+
+def unavailable(error: Exception, request: Request) -> Response:
+    """Answer 503 to a visitor for whom the database cannot be asked."""
+    # not what `doexec` (cubicweb.server.sources.native) adds, the query and its arguments
+    cause = str(error).rpartition("got the error ")[2].strip()
+    log.warning("503 to %s %s: %s: %s", request.method, request.path, type(error).__name__, cause)
+    vreg = request.registry["cubicweb.registry"]
+    translations = vreg.config.translations
+    language = request.accept_language.lookup(
+        tuple(translations), default=vreg.property_value("ui.language")
+    )
+    response = HTTPServiceUnavailable(
+        # not left to `protect_caches`, which is not called after an error in a callback
+        headers={"Retry-After": "1", "Cache-Control": caching.NO_STORE}
+    )
+    response.explanation = translations[language][0](UNAVAILABLE)
+    return response
+
+
+def lost_connection_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Let the loss of the connection be what it is, whatever CubicWeb makes of it.
+
+    For one, cubicweb_web.views.magicsearch takes it for an error in the query of the visitor.
+    Forms are left alone: they show the error, and keep what the visitor has filled in.
+    """
+
+    def lost_connection_tween(request: Request) -> Response:
+        try:
+            response = handler(request)
+        except Exception as error:
+            if _lost_connection(request):
+                raise upstream.NoConnection("lost during the request") from error
+            raise
+        if request.method in ("GET", "HEAD") and _lost_connection(request):
+            raise upstream.NoConnection("lost during the request")
+        return response
+
+    return lost_connection_tween
+
+
+def _lost_connection(request: Request) -> bool:
+    cnx = vars(request).get("cw_cnx")  # if it was asked for
+    return cnx is not None and getattr(cnx.cnxset, "failed", False)
 
 
 def protect_caches(event: NewResponse) -> None:

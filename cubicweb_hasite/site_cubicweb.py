@@ -37,6 +37,18 @@ options = (
         },
     ),
     (
+        "hasite-pool-timeout",
+        {
+            "type": "float",
+            "default": 2.0,
+            "help": "for how many seconds a request waits for a connection to the database while "
+            "all those of the pool are in use (connections-pool-max-size); then it is answered "
+            "503, and may be tried again.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-remember-source-lines",
         {
             "type": "yn",

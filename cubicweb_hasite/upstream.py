@@ -1,16 +1,31 @@
-"""Workarounds for bugs of CubicWeb, each guarded by the last version known to have the bug."""
+"""Workarounds for bugs of CubicWeb, each guarded by the last version known to have the bug.
+
+The lines are those of cubicweb 5.0.1 and of cubicweb-web 1.6.2.
+"""
 
 import inspect
+import logging
+import queue
+import select
+import sys
 import threading
+import time
 from functools import cache
 from importlib.metadata import version
 from types import SimpleNamespace
+from typing import NoReturn
 
 from cubicweb import ValidationError
+from cubicweb.server.repository import Repository, _BaseCnxSet, _CnxSetPool
+from cubicweb.server.sources.native import DefaultEidGenerator, NativeSQLSource
+from cubicweb.server.sqlutils import ConnectionWrapper
 from cubicweb_web import bwcompat
 from cubicweb_web.request import CubicWebRequestBase
 from logilab.common.changelog import Version
 
+log = logging.getLogger(__name__)
+
+_CUBICWEB = Version(version("cubicweb"))
 _CUBICWEB_WEB = Version(version("cubicweb-web"))
 
 
@@ -63,3 +78,227 @@ def _source_lines(controller: type) -> tuple[None, int]:
 @cache
 def _first_line(controller: type) -> int:
     return inspect.getsourcelines(controller)[1]
+
+
+class NoConnection(Exception):
+    """No connection to the database is to be had; the message, which says why, is for the log."""
+
+
+def unavailability(source: NativeSQLSource) -> list[type[Exception]]:
+    """Return the errors by which a request fails that may succeed when it is made again."""
+    if source.dbdriver != "postgres":
+        return []
+    from psycopg2.errors import ReadOnlySqlTransaction
+
+    return [NoConnection, source.OperationalError, source.InterfaceError, ReadOnlySqlTransaction]
+
+
+def heal_connections(repo: Repository, timeout: float) -> None:
+    """Replace what hands connections to PostgreSQL out by what heals after any trouble.
+
+    No connection may be in use.
+
+    :param timeout: for how long to wait for a connection of an exhausted pool, in seconds
+    """
+    source, stock = repo.system_source, repo.cnxsets
+    if Version("5.0.1") < _CUBICWEB or source.dbdriver != "postgres":
+        return
+    stock.close()
+    repo.cnxsets = _Pool(stock, timeout) if isinstance(stock, _CnxSetPool) else _Unpooled(source)
+    source.eid_generator.close()
+    source.eid_generator = _EidGenerator(source, repo.cnxsets)
+    source.create_eid = source.eid_generator.create_eid
+
+
+class _Unpooled(_BaseCnxSet):
+    """Open a connection for each use, and never raise: hand a :class:`_Refusal` out instead.
+
+    `Connection.__enter__` (cubicweb/server/session.py, lines 345 and 346) opens itself before it
+    has a connection, and `_cw_cnx` (cubicweb/pyramid/core.py, lines 132 and 133) registers the
+    cleanup before it enters. So when `get` raises, the cleanup raises too, the other callbacks
+    are not run, and the next use of `request.cw_cnx` waits again and registers one more.
+    """
+
+    #: connections older than the last change of this number are not used any more
+    generation = 0
+
+    def get(self) -> "_Connection | _Refusal":
+        try:
+            cnxset = self._take()
+        except queue.Empty:
+            return _Refusal("all connections of the pool are in use")
+        try:
+            cnxset.open()
+        except Exception as error:  # of libpq, or of a hook of logilab.database
+            self.release(cnxset)
+            return _Refusal(str(error).strip())
+        return cnxset
+
+    def distrust(self) -> None:
+        """Use none of the present connections again: their server is not the primary any more."""
+        self.generation += 1
+
+    def _take(self) -> "_Connection":
+        return _Connection(self._source, self)
+
+
+class _Pool(_Unpooled, _CnxSetPool):
+    """A pool that loses no slot to a failing database, and hands no dead connection out.
+
+    `_CnxSetPool.get` (cubicweb/server/repository.py, lines 302 to 329) waits 5 seconds, raises
+    a bare `Exception`, hands out connections that the server has closed long since, and opens
+    more than the maximum when several threads ask at once.
+    """
+
+    def __init__(self, stock: _CnxSetPool, timeout: float):
+        super().__init__(stock._source, 0, stock.max_size, stock.idle_timeout)
+        self.min_size = stock.min_size
+        self.timeout = timeout
+
+    def release(self, cnxset: "_Connection | _Refusal") -> None:
+        if isinstance(cnxset, _Connection):
+            super().release(cnxset)
+
+    def _take(self) -> "_Connection":
+        with self.lock:
+            try:
+                return self._queue.get_nowait()
+            except queue.Empty:
+                self.idle = time.time()
+                if not self.max_size or len(self._cnxsets) < self.max_size:
+                    self._cnxsets.append(_Connection(self._source, self))
+                    return self._cnxsets[-1]
+        return self._queue.get(timeout=self.timeout)
+
+
+class _Refusal:
+    """Stands for a connection that is not to be had: who asks the database is told why."""
+
+    def __init__(self, cause: str):
+        self._cause = cause
+        self.failed = False  # until somebody asks
+
+    @property
+    def cnx(self) -> NoReturn:
+        self.failed = True
+        raise NoConnection(self._cause)
+
+    cu = cnx
+
+    def commit(self) -> None:
+        """Nothing was done."""
+
+    def rollback(self) -> None:
+        """Nothing was done."""
+
+    def cnxset_freed(self) -> None:
+        """Nothing is kept."""
+
+    def close(self, i_know_what_i_do: bool = False) -> None:
+        """Nothing is open."""
+
+
+class _Connection(ConnectionWrapper):
+    """A connection, opened when it is to be used, whose trouble ends with the transaction."""
+
+    def __init__(self, source: NativeSQLSource, owner: _Unpooled):
+        self._source = source
+        self._owner = owner
+        self._generation = -1
+        self.cnx = self.cu = None
+
+    def open(self) -> None:
+        """Open the connection, anew if it may not be used any more.
+
+        :raises source.DbapiError: the database refuses or does not answer.
+        """
+        if self._is_usable():
+            return
+        self.close(True)
+        self.cnx = None
+        self._generation = self._owner.generation
+        cnx = self._source.get_connection()
+        self.cnx, self.cu = cnx, cnx.cursor()
+        _prefer_host(self._source, cnx.info.host)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the connection was lost while it was in use."""
+        return bool(self.cnx.closed)
+
+    def _is_usable(self) -> bool:
+        if self.cnx is None or self.cnx.closed or self._generation != self._owner.generation:
+            return False
+        # Nothing is to be read from an idle connection, but that the server has ended it.
+        poll = select.poll()
+        poll.register(self.cnx.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def rollback(self) -> None:
+        """Roll back, or close what is too broken for it.
+
+        The stock one (cubicweb/server/sqlutils.py, lines 219 to 228) connects again, and raises
+        if it cannot: `Connection.__exit__` (cubicweb/server/session.py, lines 352 to 358) then
+        never releases its slot of the pool.
+        """
+        # called by doexec (cubicweb/server/sources/native.py, line 818) while it handles the error
+        if _is_read_only(sys.exception()):
+            self._owner.distrust()
+        try:
+            self.cnx.rollback()
+        except self._source.DbapiError as error:
+            log.info("connection thrown away: %s", error)
+            self.cnx.close()
+
+    def reconnect(self) -> NoReturn:
+        """Let the error through: the transaction is lost, and is not to be gone on with.
+
+        Connection.system_sql (cubicweb/server/session.py, lines 816 to 821) would execute its
+        statement again on a new connection, after a deadlock too: what the transaction had
+        written before is lost then, and what it writes afterwards is committed.
+        """
+        raise sys.exception()
+
+
+def _prefer_host(source: NativeSQLSource, host: str) -> None:
+    """Try first the host of the option `db-host` that was reached last.
+
+    libpq tries them in order: while the first one is down, each new connection would wait for it.
+    """
+    hosts = (source.dbhelper.dbhost or "").split(",")
+    if host in hosts[1:]:
+        hosts.remove(host)
+        source.dbhelper.dbhost = ",".join([host, *hosts])
+
+
+class _EidGenerator(DefaultEidGenerator):
+    """Eids from a connection that is not kept after an error.
+
+    The stock one (cubicweb/server/sources/native.py, lines 232 to 239) keeps it, in a failed
+    transaction: nothing can be created any more until the process ends.
+    """
+
+    def __init__(self, source: NativeSQLSource, owner: _Unpooled):
+        super().__init__(source)
+        self._owner = owner
+        self._generation = owner.generation
+
+    def _create_eid(self, count: int) -> int:
+        if self._generation != self._owner.generation:
+            self.close()
+            self._generation = self._owner.generation
+        try:
+            return super()._create_eid(count)
+        except Exception as error:
+            self.close()
+            if _is_read_only(error):
+                self._owner.distrust()
+            raise
+
+
+def _is_read_only(error: BaseException | None) -> bool:
+    """Return whether it is PostgreSQL's refusal to write on a standby: read_only_sql_transaction.
+
+    CubicWeb takes it, an `InternalError`, for no reason to connect again.
+    """
+    return getattr(error, "pgcode", None) == "25006"

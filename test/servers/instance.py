@@ -115,23 +115,34 @@ class Instance:
         self.ctl("db-create", "--automatic", "--create-db=n", self.name)
 
     def process(
-        self, port: int | None = None, *, base_url: str | None = None, **options: object
+        self,
+        port: int | None = None,
+        *,
+        base_url: str | None = None,
+        threads: int = 4,
+        **options: object,
     ) -> "Process":
         """Return a new process of the instance, to be started.
 
         :param port: TCP port, by default a free one
         :param base_url: where visitors reach the site, with a final `/`; by default the process
             itself. It must be the same in all the processes of a site.
+        :param threads: how many requests it serves at once
         :param options: options that this process overrides, with `_` for `-`
         """
-        return Process(self, port or free_port(), base_url, options)
+        return Process(self, port or free_port(), base_url, threads, options)
 
 
 class Process(ServerProcess, Server):
     """One process of an instance, started with `cubicweb-ctl start`."""
 
     def __init__(
-        self, instance: Instance, port: int, base_url: str | None, options: dict[str, object]
+        self,
+        instance: Instance,
+        port: int,
+        base_url: str | None,
+        threads: int,
+        options: dict[str, object],
     ) -> None:
         self.port = port
         #: the process itself, whatever is in front of it
@@ -140,7 +151,8 @@ class Process(ServerProcess, Server):
         self._instance = instance
         self._options = {name.replace("_", "-"): value for name, value in options.items()}
         super().__init__(
-            [_cubicweb_ctl(), "start", instance.name], instance.directory / f"{port}.log"
+            [_cubicweb_ctl(), "start", f"--nb-threads={threads}", instance.name],
+            instance.directory / f"{port}.log",
         )
 
     def start(self, *, timeout: float = 60) -> None:

@@ -42,19 +42,24 @@ class PostgreSQL(Server):
     """A PostgreSQL server with a cluster of its own, fast because it does not care for crashes
     of the machine.
 
-    It listens on 127.0.0.1 and on a Unix socket, and trusts everybody there.
+    It listens on an address of this machine and on a Unix socket, and trusts everybody there.
 
     :param directory: a new directory for the cluster, with a short path (it holds the socket).
         Run by root, the server runs as user `postgres`, who must be able to reach it.
     :param port: TCP port, by default a free one
     :param max_connections: how many clients it takes at a time
+    :param primary: a running server of which it is to be a standby, until it is promoted
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
-    host = "127.0.0.1"
-
     def __init__(
-        self, directory: Path, port: int | None = None, *, max_connections: int = 200
+        self,
+        directory: Path,
+        port: int | None = None,
+        *,
+        host: str = "127.0.0.1",
+        max_connections: int = 200,
+        primary: "PostgreSQL | None" = None,
     ) -> None:
         versions = sorted(
             Path("/usr/lib/postgresql").glob("*/bin"),
@@ -62,9 +67,12 @@ class PostgreSQL(Server):
             reverse=True,
         )
         self._initdb = find_program("initdb", "postgresql", *versions)
+        self._basebackup = find_program("pg_basebackup", "postgresql", *versions)
         self._psql = find_program("psql", "postgresql", *versions)
         self.directory = directory
+        self.host = host
         self.port = port or free_port()
+        self._primary = primary
         self._account = system_user("postgres")
         #: the superuser of the cluster
         self.user = self._account or getpass.getuser()
@@ -74,7 +82,7 @@ class PostgreSQL(Server):
                 *("-D", str(directory / "cluster")),
                 *("-k", str(directory)),
                 *("-p", str(self.port)),
-                *("-c", "listen_addresses=127.0.0.1"),
+                *("-c", f"listen_addresses={host}"),
                 *("-c", "fsync=off"),
                 *("-c", "full_page_writes=off"),
                 *("-c", f"max_connections={max_connections}"),
@@ -99,10 +107,7 @@ class PostgreSQL(Server):
         """
         if not (self.directory / "cluster").exists():
             give(self.directory, self._account)
-            command = [
-                *(self._initdb, "-D", str(self.directory / "cluster"), "-U", self.user),
-                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
-            ]
+            command = [*self._make_cluster(), "-D", str(self.directory / "cluster")]
             subprocess.run(
                 command,
                 check=True,
@@ -113,6 +118,21 @@ class PostgreSQL(Server):
                 extra_groups=[] if self._account else None,
             )
         self._process.spawn(self.is_ready)
+
+    def _make_cluster(self) -> list[str]:
+        if self._primary is None:
+            return [
+                *(self._initdb, "-U", self.user),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ]
+        return [
+            *(self._basebackup, "-h", self._primary.host, "-p", str(self._primary.port)),
+            *("-U", self.user, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+        ]
+
+    def promote(self) -> None:
+        """Make a standby the primary; return when it accepts writes."""
+        self.sql("SELECT pg_promote()", timeout=60)
 
     def stop(self) -> None:
         """Stop the server as `systemctl stop postgresql` does."""
@@ -154,10 +174,6 @@ class PostgreSQL(Server):
         if self._account:
             shutil.chown(signal_file, self._account)
         self.start()
-
-    def promote(self) -> None:
-        """End :meth:`demote`, without a restart."""
-        self.sql("SELECT pg_promote()", timeout=60)
 
     def is_ready(self) -> bool:
         """Return whether the server answers a query within 2 seconds."""
