@@ -3,23 +3,26 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from cubicweb import ConfigurationError, _
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
 from pyramid.config import Configurator
-from pyramid.events import NewResponse
+from pyramid.events import ApplicationCreated, NewResponse
 from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
 from cubicweb_hasite import (
     caching,
     downloads,
+    draining,
     health,
     management,
     metrics,
@@ -64,6 +67,8 @@ def includeme(config: Configurator) -> None:
         config.add_route(f"hasite_{path}", path)
         config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
     if options.mode != "test":  # CubicWeb's test cases hold connections of the stock pool
+        draining.start(options)
+        config.add_subscriber(tell_requests, ApplicationCreated)
         upstream.heal_connections(repo, options["hasite-pool-timeout"])
     for error in upstream.unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
@@ -94,6 +99,29 @@ def monitor(request: Request) -> Response:
         trusted=False,
     )
     return management.response(answer)
+
+
+def tell_requests(event: ApplicationCreated) -> None:
+    """Let `hasite-drain --wait` know when requests are in flight, other than monitors'.
+
+    Around the execution policy, that is with the callbacks in which CubicWeb commits.
+    """
+    policy = event.app.execution_policy
+    in_flight = draining.InFlight(event.app.registry["cubicweb.config"])
+
+    def telling_policy(environ: dict[str, Any], router: Router) -> Response:
+        if _is_monitor(environ):
+            return policy(environ, router)
+        with in_flight:
+            return policy(environ, router)
+
+    event.app.execution_policy = telling_policy
+
+
+def _is_monitor(environ: dict[str, Any]) -> bool:
+    page = environ.get("PATH_INFO", "").rpartition("/")[2]
+    [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
+    return page in ("livez", "readyz", "metrics") or (page == "view" and view in probes.PROBES)
 
 
 def unavailable(error: Exception, request: Request) -> Response:
