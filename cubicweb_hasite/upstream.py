@@ -205,26 +205,27 @@ class _Connection(ConnectionWrapper):
         self._source = source
         self._owner = owner
         self._generation = -1
-        self.cnx = self.cu = None
+        #: whether a transaction was lost since the connection was handed out
+        self.failed = False
+        self._loss: Exception | None = None
+        self.cnx = self._cu = None
 
     def open(self) -> None:
         """Open the connection, anew if it may not be used any more.
 
         :raises source.DbapiError: the database refuses or does not answer.
         """
-        if self._is_usable():
-            return
+        self.failed, self._loss = False, None
+        if not self._is_usable():
+            self._open()
+
+    def _open(self) -> None:
         self.close(True)
         self.cnx = None
         self._generation = self._owner.generation
         cnx = self._source.get_connection()
         self.cnx, self.cu = cnx, cnx.cursor()
         _prefer_host(self._source, cnx.info.host)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the connection was lost while it was in use."""
-        return bool(self.cnx.closed)
 
     def _is_usable(self) -> bool:
         if self.cnx is None or self.cnx.closed or self._generation != self._owner.generation:
@@ -234,19 +235,47 @@ class _Connection(ConnectionWrapper):
         poll.register(self.cnx.fileno(), select.POLLIN)
         return not poll.poll(0)
 
+    @property
+    def cu(self):
+        """The cursor, unless the transaction was lost and has not been rolled back since."""
+        self._check_transaction()
+        if self.cnx is None or self.cnx.closed:
+            self._open()
+        return self._cu
+
+    @cu.setter
+    def cu(self, cursor) -> None:
+        self._cu = cursor
+
+    def commit(self) -> None:
+        self._check_transaction()
+        if self.cnx is None:  # it could not be opened again, and who was told has ignored it
+            raise NoConnection("lost during the transaction")
+        super().commit()
+
     def rollback(self) -> None:
         """Roll back, or close what is too broken for it.
 
         The stock one (cubicweb/server/sqlutils.py, lines 219 to 228) connects again, and raises
         if it cannot: `Connection.__exit__` (cubicweb/server/session.py, lines 352 to 358) then
         never releases its slot of the pool.
+
+        When doexec (cubicweb/server/sources/native.py, line 818) rolls back after an error, who
+        called it may know nothing of it: see :meth:`reconnect`; and `index_entity` (line 1492)
+        ignores all errors, so that a commit follows. Until the next rollback nothing is executed.
         """
-        # called by doexec (cubicweb/server/sources/native.py, line 818) while it handles the error
-        if _is_read_only(sys.exception()):
+        error = sys.exception()
+        if _is_read_only(error):
             self._owner.distrust()
+        lost = isinstance(error, self._source.OperationalError | self._source.InterfaceError)
+        self._loss = error if lost and self._loss is None else None
+        self.failed = self.failed or lost
+        if self.cnx is None:  # it could not be opened again
+            return
         try:
             self.cnx.rollback()
         except self._source.DbapiError as error:
+            self.failed = True
             log.info("connection thrown away: %s", error)
             self.cnx.close()
 
@@ -258,6 +287,10 @@ class _Connection(ConnectionWrapper):
         written before is lost then, and what it writes afterwards is committed.
         """
         raise sys.exception()
+
+    def _check_transaction(self) -> None:
+        if self._loss is not None:
+            raise NoConnection("the transaction was lost") from self._loss
 
 
 def _prefer_host(source: NativeSQLSource, host: str) -> None:

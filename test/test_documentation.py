@@ -27,6 +27,7 @@ def command_blocks(document: str) -> list[str]:
 
 
 RUN, TEST, ADD, UPGRADE, MONITOR = command_blocks("README.md")
+SERVE, DRAIN, STOP, UNDO = command_blocks("docs/operate.md")
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ def test_every_document_is_tested() -> None:
     documents = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("**/*.md")]
     documents = [str(path) for path in documents if ".venv" not in path.parts]
     with_commands = {path for path in documents if command_blocks(path)}
-    assert with_commands <= {"README.md", "bench/README.md", "docs/monitor.md"}
+    tested = {"README.md", "bench/README.md", "docs/monitor.md", "docs/operate.md"}
+    assert with_commands <= tested
 
 
 def test_run(fresh_checkout: Path) -> None:
@@ -174,3 +176,49 @@ def test_add_upgrade_and_monitor(
     assert re.search(r"ServiceOK : FS config .*hasite: ", versions)
     assert Visitor(process.url).get("/file/1/raw/a.png").status_code == 404
     process.stop()
+
+
+def test_operate(server_directory: Callable[[str], Path], new_database: Callable) -> None:
+    """The commands, in the directory of the instance and with its environment."""
+    instance = Instance(server_directory("instance"), ["hasite"], new_database())
+    instance.name = "mysite"
+    instance.create()
+    port = free_port()
+    visitor = Visitor(f"http://127.0.0.1:{port}/")
+    environ = instance.environ({"port": port, "base-url": visitor.base_url})
+    environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def start(block: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["bash", "-euc", f"exec {block}".replace("8080", str(port))],
+            cwd=instance.directory,
+            env=environ,
+        )
+
+    def run(block: str) -> None:
+        block = block.replace("8080", str(port))
+        subprocess.run(["bash", "-euc", block], cwd=instance.directory, env=environ, check=True)
+
+    gunicorn = start(SERVE)
+    try:
+        wait_until(lambda: listens(port), "gunicorn", timeout=60)
+        assert visitor.get("readyz").status_code == 200
+        run(DRAIN)
+        assert visitor.get("readyz").status_code == 503
+        run(UNDO)
+        assert visitor.get("readyz").status_code == 200
+        run(STOP)
+        assert gunicorn.wait(60) == 0
+    finally:
+        gunicorn.kill()
+        gunicorn.wait()
+
+
+def test_systemd_unit() -> None:
+    """It runs what the command block runs, which is tested."""
+    [unit] = re.findall(
+        r"^```ini\n(\[Service\].*?)^```$", (CHECKOUT / "docs/operate.md").read_text(), re.M | re.S
+    )
+    [command] = re.findall(r"ExecStart=/opt/mysite/bin/(.*?)KillMode", unit, re.S)
+    command = command.replace("%i", "8080").replace("/run/mysite/", "")
+    assert command.split() == SERVE.split()

@@ -1,7 +1,6 @@
 """`cubicweb-ctl hasite-drain` takes an instance out of service and waits for its requests."""
 
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from servers.instance import Instance, Process
+from servers.instance import CUBICWEB_CTL, Instance, Process
 from servers.postgresql import PostgreSQL
 from servers.support import wait_until
 from servers.visitor import Visitor
@@ -21,7 +20,7 @@ FILES = "view?rql=Any F WHERE F is File"
 def drain(instance: Instance, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `cubicweb-ctl hasite-drain` and return how it ended, and what it wrote."""
     return subprocess.run(
-        [Path(sys.executable).with_name("cubicweb-ctl"), "hasite-drain", *args],
+        [CUBICWEB_CTL, "hasite-drain", *args],
         env=instance.environ() | environ,
         cwd=instance.directory,
         stdout=subprocess.PIPE,

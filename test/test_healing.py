@@ -80,14 +80,14 @@ def check_unavailable(response: requests.Response) -> None:
 
 
 @contextmanager
-def locked(server: PostgreSQL, table: str) -> Iterator[None]:
-    """Let whoever uses a table wait."""
+def locked(server: PostgreSQL, table: str) -> Iterator[psycopg2.extensions.connection]:
+    """Let whoever uses a table wait; yield the connection that has locked it."""
     connection = psycopg2.connect(
         host=server.host, port=server.port, user=server.user, dbname="site"
     )
     try:
         connection.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        yield
+        yield connection
     finally:
         connection.close()
 
@@ -214,12 +214,21 @@ def albums(server: PostgreSQL) -> set[str]:
     return set(server.sql("SELECT cw_name FROM cw_Album", "site").split())
 
 
+def new_file(server: PostgreSQL, visitor: Visitor, title: str) -> int:
+    """Create a file and return its eid."""
+    upload = {"data": ("a.png", picture("red"), "image/png")}
+    assert visitor.create("File", {"title": title}, upload).status_code == 303
+    return int(server.sql(f"SELECT cw_eid FROM cw_File WHERE cw_title = '{title}'", "site"))
+
+
+def title(server: PostgreSQL, eid: int) -> str:
+    return server.sql(f"SELECT cw_title FROM cw_File WHERE cw_eid = {eid}", "site")
+
+
 def test_half_a_transaction_is_never_committed(server: PostgreSQL, healing: Process) -> None:
     visitor = Visitor(healing.url)
     visitor.login()
-    upload = {"data": ("a.png", picture("red"), "image/png")}
-    assert visitor.create("File", {"title": "before"}, upload).status_code == 303
-    eid = int(server.sql("SELECT cw_eid FROM cw_File WHERE cw_title = 'before'", "site"))
+    eid = new_file(server, visitor, "before the cut")
     form = visitor.form(f"file/{eid}?vid=edition")
 
     with ThreadPoolExecutor() as executor:
@@ -231,11 +240,32 @@ def test_half_a_transaction_is_never_committed(server: PostgreSQL, healing: Proc
             wait_until(lambda: server.sql(cut), "update that waits")
         response = submission.result()
 
-    assert server.sql(f"SELECT cw_title FROM cw_File WHERE cw_eid = {eid}", "site") == "before"
+    assert title(server, eid) == "before the cut"
     check_unavailable(response)
     assert visitor.edit(eid, "File", {"title": "after"}).status_code == 303
-    assert server.sql(f"SELECT cw_title FROM cw_File WHERE cw_eid = {eid}", "site") == "after"
+    assert title(server, eid) == "after"
     check_rest(healing)
+
+
+def test_deadlock(server: PostgreSQL, site: Instance) -> None:
+    """The transaction that PostgreSQL ends fails as a whole."""
+    # how long it waits before it looks for a deadlock, and ends itself
+    server.sql("ALTER DATABASE site SET deadlock_timeout = '5s'")
+    with site.process() as process, ThreadPoolExecutor() as executor:
+        visitor = Visitor(process.url)
+        visitor.login()
+        eid = new_file(server, visitor, "before the deadlock")
+        form = visitor.form(f"file/{eid}?vid=edition")
+        with locked(server, "cw_TrInfo") as connection:
+            cursor = connection.cursor()
+            cursor.execute("SET deadlock_timeout = '1h'")
+            submission = executor.submit(visitor.submit, form, eid, {"title": "after"})
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            wait_until(lambda: server.sql(waiting) == "1", "update that waits")
+            cursor.execute("UPDATE cw_File SET cw_title = cw_title WHERE cw_eid = %s", [eid])
+        check_unavailable(submission.result())
+        assert title(server, eid) == "before the deadlock"
+        check_rest(process)
 
 
 @pytest.mark.parametrize("first", ["create", "edit", "validateform"])
@@ -327,6 +357,7 @@ def test_failover(
 def silent_host(host: str, port: int) -> Iterator[None]:
     """An address where connections are neither taken nor refused, as that of a host cut off."""
     with socket.socket() as listener, ExitStack() as stack:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as PostgreSQL does
         listener.bind((host, port))
         listener.listen(0)
         for _ in range(3):  # the queue of the listener is full with them

@@ -11,6 +11,18 @@ import requests
 from servers.postgresql import Database
 from servers.support import Server, ServerProcess, free_port
 
+CUBICWEB_CTL = str(Path(sys.executable).with_name("cubicweb-ctl"))
+#: gunicorn as docs/operate.md has it, but for the port and the application
+GUNICORN = [
+    *(str(Path(sys.executable).with_name("gunicorn")), "--workers=1", "--worker-class=gthread"),
+    "--keep-alive=75",
+]
+
+
+def application(name: str) -> str:
+    """Return the application of the instance `name`, as gunicorn's argument."""
+    return f'cubicweb_hasite.wsgi:application("{name}")'
+
 
 class Instance:
     """An instance of CubicWeb: one configuration directory, one database, any number of processes.
@@ -75,7 +87,7 @@ class Instance:
         :raises RuntimeError: it failed.
         """
         result = subprocess.run(
-            [_cubicweb_ctl(), *args],
+            [CUBICWEB_CTL, *args],
             env=self.environ(),
             cwd=self.directory,
             input=script,
@@ -120,6 +132,7 @@ class Instance:
         *,
         base_url: str | None = None,
         threads: int = 4,
+        gunicorn: bool = False,
         **options: object,
     ) -> "Process":
         """Return a new process of the instance, to be started.
@@ -128,20 +141,28 @@ class Instance:
         :param base_url: where visitors reach the site, with a final `/`; by default the process
             itself. It must be the same in all the processes of a site.
         :param threads: how many requests it serves at once
-        :param options: options that this process overrides, with `_` for `-`
+        :param gunicorn: whether gunicorn runs it, as in production, and not `cubicweb-ctl start`
+        :param options: options that this process overrides, with `_` for `-`; `runtime_dir` too,
+            for those that are on other hosts in production
         """
-        return Process(self, port or free_port(), base_url, threads, options)
+        port = port or free_port()
+        if gunicorn:
+            bind = f"--bind=127.0.0.1:{port}"
+            command = [*GUNICORN, bind, f"--threads={threads}", application(self.name)]
+        else:
+            command = [CUBICWEB_CTL, "start", f"--nb-threads={threads}", self.name]
+        return Process(self, command, port, base_url, options)
 
 
 class Process(ServerProcess, Server):
-    """One process of an instance, started with `cubicweb-ctl start`."""
+    """One process of an instance."""
 
     def __init__(
         self,
         instance: Instance,
+        command: list[str],
         port: int,
         base_url: str | None,
-        threads: int,
         options: dict[str, object],
     ) -> None:
         self.port = port
@@ -150,10 +171,7 @@ class Process(ServerProcess, Server):
         self.base_url = base_url or self.url
         self._instance = instance
         self._options = {name.replace("_", "-"): value for name, value in options.items()}
-        super().__init__(
-            [_cubicweb_ctl(), "start", f"--nb-threads={threads}", instance.name],
-            instance.directory / f"{port}.log",
-        )
+        super().__init__(command, instance.directory / f"{port}.log")
 
     def start(self, *, timeout: float = 60) -> None:
         """Start the process and wait until it answers.
@@ -176,7 +194,3 @@ class Process(ServerProcess, Server):
         except requests.RequestException:
             return False
         return True
-
-
-def _cubicweb_ctl() -> str:
-    return str(Path(sys.executable).with_name("cubicweb-ctl"))

@@ -1,0 +1,83 @@
+"""An HAProxy in front of the processes of a site."""
+
+from pathlib import Path
+
+import requests
+
+from servers.support import Server, ServerProcess, find_program, free_port, give, listens
+
+_CONFIGURATION = """\
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 30s
+    timeout server 30s
+    timeout check 10s
+    # what fails is not hidden
+    retries 0
+
+frontend statistics
+    bind 127.0.0.1:{statistics_port}
+    stats enable
+    stats uri /
+
+frontend site
+    bind 127.0.0.1:{port}
+    default_backend web
+
+backend web
+    balance roundrobin
+    option httpchk GET /readyz
+    default-server check inter 300ms fall 1 rise 1
+{servers}
+"""
+
+
+class HAProxy(Server):
+    """An HAProxy that shares requests among the servers whose `/readyz` says 200.
+
+    It makes no request twice.
+
+    :param directory: a directory for its configuration and its log
+    :param ports: TCP ports of the servers on 127.0.0.1
+    :raises RuntimeError: HAProxy is not installed.
+    """
+
+    def __init__(self, directory: Path, ports: list[int]) -> None:
+        self.directory = directory
+        self.port, self._statistics_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self._configuration = _CONFIGURATION.format(
+            port=self.port,
+            statistics_port=self._statistics_port,
+            servers="\n".join(f"    server port{port} 127.0.0.1:{port}" for port in ports),
+        )
+        self._process = ServerProcess(
+            [find_program("haproxy", "haproxy"), "-db", "-f", str(directory / "haproxy.cfg")],
+            directory / "haproxy.log",
+        )
+
+    def start(self) -> None:
+        """Start HAProxy.
+
+        :raises RuntimeError: it ended.
+        :raises TimeoutError: it does not answer in time.
+        """
+        give(self.directory, None)
+        (self.directory / "haproxy.cfg").write_text(self._configuration)
+        self._process.spawn(lambda: listens(self.port))
+
+    def stop(self) -> None:
+        """Stop HAProxy."""
+        self._process.stop()
+
+    def up(self) -> set[int]:
+        """Return the ports of the servers that it sends requests to."""
+        lines = requests.get(f"http://127.0.0.1:{self._statistics_port}/;csv").text.splitlines()
+        names = lines[0].removeprefix("# ").split(",")
+        rows = (dict(zip(names, line.split(","), strict=False)) for line in lines[1:])
+        return {
+            int(row["svname"].removeprefix("port"))
+            for row in rows
+            if row["svname"].startswith("port") and row["status"] == "UP"
+        }
