@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _HEALTH_JSON = "application/health+json"
 _CHECKS = {
     "monitor_pool": ("pool:utilization", "component"),
-    "pool": ("pool:utilization", "component"),
+    "free_pool": ("pool:utilization", "component"),
     "monitor_db": ("database:writable", "datastore"),
     "monitor_version": ("versions:consistency", "component"),
     "monitor_hostname": ("host:name", "system"),
@@ -144,10 +144,8 @@ def readiness(repo: Repository) -> dict[str, Reading]:
     """Return the readings that tell whether the instance can serve visitors now."""
     draining = is_draining(repo.config)
     readings = {
-        "draining": Reading(
-            not draining, "ServiceKO : draining" if draining else "not draining", {}
-        ),
-        "pool": probes.free_pool(repo),
+        "draining": Reading(not draining, "ServiceKO : draining" if draining else "not draining"),
+        "free_pool": probes.read("free_pool", repo),
         "monitor_db": probes.read("monitor_db", repo),
     }
     if readings["monitor_db"].checked:

@@ -90,7 +90,7 @@ def response_tween_factory(handler: Callable, registry: Registry) -> Callable:
             status_class = f"{response.status_code // 100}xx"
             return response
         finally:
-            route = request.matched_route if hasattr(request, "matched_route") else None
+            route = request.matched_route
             if route is None or not route.name.startswith("hasite_"):
                 _responses.labels(status_class).inc()
 

@@ -29,6 +29,8 @@ APPLICATION_NAME = "hasite-probes"
 # of the repository, so that the connection lives as long
 _ATTRIBUTE = "_hasite_probe_connection"
 
+_NEVER = float("inf")
+
 # Words by which PostgreSQL and libpq refuse a connection, and what monitors say of it: psycopg2
 # gives no SQLSTATE for it. PostgreSQL writes in the language of its `lc_messages`.
 _WELL = "the database answers"
@@ -108,7 +110,7 @@ class _ProbeConnection:
         self._connection = None
         self._opened = 0.0
         self._socket: socket.socket | None = None
-        self._asked = 0.0
+        self._asked = _NEVER
 
     def query(self, sql: str, reconnect: bool) -> list[tuple]:
         deadline = self._config["hasite-probe-deadline"]
@@ -156,7 +158,7 @@ class _ProbeConnection:
                 attempt = self._in_flight[sql, reconnect] = _Attempt(sql, reconnect)
                 self._questions.put(attempt)
                 # Started here, in the process that needs it: a process may have forked before.
-                if self._thread is None:
+                if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(
                         target=self._serve, name="hasite-probes", daemon=True
                     )
@@ -190,10 +192,11 @@ class _ProbeConnection:
             try:
                 attempt = self._questions.get(timeout=IDLE_TIMEOUT)
             except queue.Empty:
+                self._close()
                 with self._lock:
                     if self._questions.empty():
                         self._thread = None
-                        break
+                        return
                 continue
             try:
                 rows, error = self._ask(attempt), None
@@ -208,7 +211,6 @@ class _ProbeConnection:
                 attempt.set_result(rows)
             else:
                 attempt.set_exception(error)
-        self._close()
 
     def _ask(self, attempt: _Attempt) -> list[tuple]:
         if attempt.reconnect:
@@ -262,13 +264,14 @@ class _ProbeConnection:
         rows = cursor.fetchall()
         cursor.close()
         with self._lock:
-            self._asked = float("inf")  # nothing is waited for
+            self._asked = _NEVER
         return rows
 
     def _close(self) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
             sock, self._socket = self._socket, None
+            self._asked = _NEVER
         for each in (connection, sock):
             if each is not None:
                 try:

@@ -48,9 +48,9 @@ class Reading:
 
 
 def read(name: str, repo: Repository) -> Reading:
-    """Return the reading of the probe of the monitor called `name`. Never raises."""
+    """Return the reading of a probe, that of a monitor or `free_pool`. Never raises."""
     try:
-        reading = PROBES[name](repo)
+        reading = free_pool(repo) if name == "free_pool" else PROBES[name](repo)
     except DatabaseUnavailable as exc:  # who has logged it
         return Reading(False, f"ServiceKO : {exc}", checked=False)
     except Exception:

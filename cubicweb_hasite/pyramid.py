@@ -90,15 +90,14 @@ def includeme(config: Configurator) -> None:
 
 def monitor(request: Request) -> Response:
     """Answer a monitor, to who may ask on the public port."""
-    answer = health.answer(
-        request.registry["cubicweb.repository"],
-        # the pattern of the route begins with the path of the site
-        f"/{request.path_info.rpartition('/')[2]}",
-        request.GET,
-        request.headers,
-        trusted=False,
-    )
-    return management.response(answer)
+    try:
+        query = request.GET
+    except UnicodeDecodeError:
+        return downloads.refuse(400)
+    # the pattern of the route begins with the path of the site
+    path = f"/{request.path_info.rpartition('/')[2]}"
+    repo = request.registry["cubicweb.repository"]
+    return management.response(health.answer(repo, path, query, request.headers, trusted=False))
 
 
 def tell_requests(event: ApplicationCreated) -> None:

@@ -167,6 +167,7 @@ def test_add_upgrade_and_monitor(
         return result.stdout
 
     run(ADD)
+    assert list(venv.glob("lib/*/site-packages/cubicweb_hasite/monitoring/alerts.yml"))
     instance.shell('rql(\'SET P value "0.0.1" WHERE P pkey "system.version.hasite"\')\ncommit()\n')
     run(UPGRADE)
     process.start()

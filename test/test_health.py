@@ -233,6 +233,23 @@ def refusal_to_start(instance: Instance, **options: object) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("path", ["view?vid=monitor_db&", "livez?", "readyz?", "metrics?"])
+def test_malformed_urls(managed: tuple[Process, str], path: str) -> None:
+    for url in managed[0].url, managed[1]:
+        for query in (
+            "x=%ff",
+            "token=%ff",
+            "format=%ff",
+            "vid=%ff",
+            "%ff",
+            "token=%00",
+            "token=é",
+        ):
+            response = get(f"{url}{path}{query}")
+            assert response.status_code in (200, 400, 403), (url, query)
+            assert "Traceback" not in response.text
+
+
 class TestManagementPort:
     def test_what_is_not_there(self, managed: tuple[Process, str]) -> None:
         _process, url = managed

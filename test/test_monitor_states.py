@@ -342,6 +342,15 @@ def test_pool_exhausted(site: Site) -> None:
         assert response.text == "ServiceKO : pool exhausted, 2 of 2 connections in use"
 
 
+def test_connection_is_closed_when_nobody_asks(site: Site, process: Process) -> None:
+    count = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'hasite-probes'"
+    for _ in range(5):
+        check(process, ORDINARY)
+    assert site.sql(count) == "1"
+    wait_until(lambda: site.sql(count) == "0", "the connection to be closed", timeout=MAX_AGE)
+    check(process, ORDINARY)
+
+
 def test_table_locked(site: Site, process: Process) -> None:
     """A query that waits in a database that is well is ended there too."""
     with closing(site.connect()) as connection:
