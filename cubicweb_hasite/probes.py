@@ -172,8 +172,8 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
         cube = todo.pop()
         seen.add(cube)
         if pkginfo := _pkginfo_on_disk(cube):
-            versions[cube] = ".".join(str(number) for number in pkginfo["numversion"])
-            todo |= set(_dependencies(pkginfo)) - seen
+            versions[cube], dependencies = pkginfo
+            todo |= dependencies - seen
     return versions
 
 
@@ -201,14 +201,22 @@ def _on_disk(name: str, find: Callable[[], str | None], read: Callable[[str], An
     return value
 
 
-def _pkginfo_on_disk(cube: str) -> Mapping[str, Any] | None:
-    """Run a cube's `__pkginfo__`; see `CubicWebConfiguration.cube_pkginfo`."""
+def _pkginfo_on_disk(cube: str) -> tuple[str, set[str]] | None:
+    """Return a cube's version and the cubes it depends on, as its `__pkginfo__` tells them.
+
+    See `CubicWebConfiguration.cube_pkginfo`.
+    """
 
     def find() -> str | None:
         spec = find_spec(f"cubicweb_{cube}.__pkginfo__")
         return spec and spec.origin
 
-    return _on_disk(cube, find, runpy.run_path)
+    def read(path: str) -> tuple[str, set[str]]:
+        pkginfo = runpy.run_path(path)
+        version = ".".join(str(number) for number in pkginfo["numversion"])
+        return version, set(_dependencies(pkginfo))
+
+    return _on_disk(cube, find, read)
 
 
 def _identity(path: str) -> tuple[int, ...]:
