@@ -19,6 +19,15 @@ from servers.support import free_port, make_directory
 
 _numbers = itertools.count()
 
+if os.environ.get("DB") == "sqlite":
+    # they choose their databases themselves, or need none: once, with PostgreSQL, is enough
+    collect_ignore_glob = [
+        f"test_{name}.py"
+        for name in (
+            *("browser", "demo", "deploy_*", "documentation", "gunicorn", "healing"),
+            *("monitor_states", "monitoring_files"),
+        )
+    ]
 if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
     collect_ignore = ["test_random_graphs.py", "test_stress.py", "test_wire.py"]
 

@@ -75,7 +75,8 @@ def test_rolling_restart(site: Instance, server_directory: Callable[[str], Path]
     """Two web servers are restarted one after the other, while visitors come."""
     ports = [free_port(), free_port()]
     with HAProxy(server_directory("haproxy"), ports) as haproxy:
-        options = {"base_url": haproxy.url, "gunicorn": True}
+        # a machine that is busy with other tests is no reason to be out of service
+        options = {"base_url": haproxy.url, "gunicorn": True, "hasite_probe_deadline": 20}
         first, second = (
             site.process(port, runtime_dir=server_directory("run"), **options) for port in ports
         )
@@ -88,7 +89,8 @@ def test_rolling_restart(site: Instance, server_directory: Callable[[str], Path]
             eid = location.split("?")[0].rsplit("/", 1)[1]
             wait_until(lambda: haproxy.up() == set(ports), "both processes")
             image = f"file/{eid}/raw/a.png"
-            with Load(haproxy.url, ["", image, image, "", image, "login"]) as load:
+            # to log in takes long to compute, on purpose
+            with Load(haproxy.url, ["", image, image, image] * 5 + ["login"]) as load:
                 load.wait_for(RATE)
                 for process in (first, second):
                     drain(site, process, "--wait", "--quiet=2")

@@ -28,7 +28,7 @@ frontend site
 backend web
     balance roundrobin
     option httpchk GET /readyz
-    default-server check inter 300ms fall 1 rise 1
+    default-server check inter 300ms fall 3 rise 1
 {servers}
 """
 
