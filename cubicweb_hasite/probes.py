@@ -89,8 +89,8 @@ def version(repo: Repository) -> Reading:
 
 
 def hostname(repo: Repository) -> Reading:
-    """Tell which host answers."""
-    return Reading(True, gethostname())
+    """Tell which host answers or, where it has a name of its own, which instance."""
+    return Reading(True, repo.config["hasite-instance-name"] or gethostname())
 
 
 #: the probe of each monitor

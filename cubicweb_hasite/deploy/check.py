@@ -163,7 +163,15 @@ def _throwaway_certificate(host: _Host, path: Path) -> None:
 
 def _keepalived(host: _Host, path: Path) -> str:
     # run by root it ends by a signal, whatever it finds
-    host.run("keepalived", "-t", "-f", path, user="nobody" if os.geteuid() == 0 else None)
+    user = "nobody" if os.geteuid() == 0 else None
+    try:
+        host.run("keepalived", "-t", "-f", path, user=user)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        wrong = [line for line in lines if not re.search("doesn't exist$|^Non-existent", line)]
+        if wrong:
+            raise ValueError("\n".join(wrong)) from None
+        return "keepalived -t; its network interface: not here"
     return "keepalived -t"
 
 
@@ -202,9 +210,11 @@ def _apache(host: _Host, path: Path) -> str:
 def _unit(host: _Host, path: Path) -> str:
     """Check a unit, or what is added to a unit of Debian's."""
     units = host.root / "usr/lib/systemd/system"
-    if not units.exists() and _SYSTEM_UNITS.is_dir():
-        shutil.copytree(_SYSTEM_UNITS, units, ignore_dangling_symlinks=True)
     name = path.parent.name.removesuffix(".d") if path.suffix == ".conf" else path.name
+    units.mkdir(parents=True, exist_ok=True)
+    for present in (*_SYSTEM_UNITS.glob("*.target"), _SYSTEM_UNITS / name):
+        if present.is_file() and not (units / present.name).exists():
+            shutil.copy(present, units)
     unit = units / name if path.suffix == ".conf" else path
     if not unit.exists():
         raise _NotInstalled(name)

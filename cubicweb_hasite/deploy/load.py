@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,17 @@ def load(path: Path) -> SiteFile:
         raise SiteError(f"{path}: it is not TOML: {error}") from None
     try:
         site = Site.model_validate(data)
-        problems = sorted(rules.problems(site, path.parent), key=lambda problem: str(problem[0]))
+        problems = list(rules.problems(site, path.parent))
     except ValidationError as error:
         problems = [_explain(details) for details in error.errors()]
     if problems:
-        lines = (
-            f"{path}:{_line(text, key)}: {'.'.join(map(str, key))}: {message}"
-            for key, message in problems
+        located = ((_line(text, key), key, message) for key, message in problems)
+        raise SiteError(
+            "\n".join(
+                f"{path}:{line}: {'.'.join(map(str, key))}: {message}"
+                for line, key, message in sorted(located, key=itemgetter(0))
+            )
         )
-        raise SiteError("\n".join(lines))
     return SiteFile(path, site, hashlib.sha256(content).hexdigest()[:16])
 
 
@@ -61,7 +64,8 @@ def _explain(details: Any) -> tuple[Key, str]:
     """Return the key and the message of an error of pydantic: what is wrong, what is right."""
     key = tuple(part for part in details["loc"] if part not in ("[key]", "int", "str"))
     section, field = _field(key)
-    about = f" ({' '.join(field.description.split())})" if field and field.description else ""
+    description = (field and field.description) or (section and section.__doc__)
+    about = f" ({' '.join(description.split())})" if description else ""
     match details["type"]:
         case "missing":
             return key, f"it is missing{about}"
@@ -72,8 +76,10 @@ def _explain(details: Any) -> tuple[Key, str]:
             return key, f"there is no such key; {hint}"
         case "value_error":
             return key, f"{details['ctx']['error']}{about}"
+        case "string_pattern_mismatch":
+            return key, f"{details['input']!r} cannot be that{about}"
         case _:
-            message = details["msg"].replace("Input should", "it should")
+            message = re.sub("^(Input|List|String|Dictionary) should", "it should", details["msg"])
             return key, f"{message}; it is {details['input']!r}{about}"
 
 

@@ -566,8 +566,12 @@ def _firewall(site: Site) -> Iterator[dict[str, str]]:
         purposes = dict.fromkeys(listener.purpose.partition(" of ")[0] for listener in listeners)
         if program in ("Squid", "Varnish"):
             purposes = {"visitors' requests, purges": None}
+        sources = dict.fromkeys(name for client in clients for name in _names(site, client))
+        sources.pop(host, None)
+        if not sources:
+            continue
         yield {
-            "source": ", ".join(dict.fromkeys(n for c in clients for n in _names(site, c))),
+            "source": ", ".join(sources),
             "target": host,
             "port": _ranges([listener.port for listener in listeners]),
             "purpose": f"{program}: {', '.join(purposes)}",

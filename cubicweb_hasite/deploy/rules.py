@@ -88,8 +88,10 @@ def _port_problems(site: Site) -> Iterator[tuple[Key, str]]:
 
 def _part_problems(site: Site) -> Iterator[tuple[Key, str]]:
     if (site.squid is None) == (site.varnish is None):
-        which = "both" if site.squid else "neither"
-        yield ("squid",), f"{which} of [squid] and [varnish] is there; give one of them"
+        found = (
+            "[squid] and [varnish] are both" if site.squid else "neither [squid] nor [varnish] is"
+        )
+        yield ("squid",), f"{found} there; give one of them"
     if site.keepalived:
         if len(site.balancers) < 2:
             yield ("keepalived",), "it needs two balancers; add one, or leave [keepalived] out"
@@ -191,10 +193,10 @@ def _time_problems(site: Site) -> Iterator[tuple[Key, str]]:
 def _database_problems(site: Site) -> Iterator[tuple[Key, str]]:
     postgresql, count = site.postgresql, len(site.database)
     if bool(postgresql.addresses) == bool(count):
-        found = "both" if count else "neither"
+        found = "there are also" if count else "it is missing, and there are no"
         yield (
             ("postgresql", "addresses"),
-            f'{found} of this and hosts with the role "database" are there; give one of them',
+            f'{found} hosts with the role "database"; give one of the two',
         )
     if postgresql.synchronous and count < 2:
         yield ("postgresql", "synchronous"), "it needs two database nodes; add one, or remove it"

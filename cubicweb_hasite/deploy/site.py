@@ -91,7 +91,8 @@ class Section(BaseModel):
 
 
 class Host(Section):
-    """A server: a machine with its address and what it does. Its name is that of the table."""
+    """A server: a machine with its address and what it does. Its name is that of the table, of
+    letters, digits, hyphens and dots."""
 
     address: Address
     """IP address by which the other hosts reach it."""
@@ -105,7 +106,8 @@ class Host(Section):
     management_address: Address | None = None
     """IP address on which statistics and metrics are offered; by default `address`."""
     place: str = Field(default="", pattern=r"^[\w .-]*$")
-    """Data centre or room; hosts of one place are drawn together."""
+    """Data centre or room; hosts of one place are drawn together. Letters, digits, spaces,
+    dots and hyphens."""
 
     @property
     def management(self) -> str:
@@ -114,8 +116,8 @@ class Host(Section):
 
 
 class WebSite(Section):
-    """A CubicWeb instance that visitors reach at a URL. Its name is that of the table: it names
-    the instance, files and systemd units."""
+    """A CubicWeb instance that visitors reach at a URL. Its name is that of the table, of
+    small letters, digits and underscores: it names the instance, files and systemd units."""
 
     url: URL
     """Where visitors reach it."""
@@ -183,9 +185,9 @@ class Keepalived(Section):
     single balancer, or where the addresses are somebody else's business."""
 
     addresses: list[Interface] = Field(min_length=1)
-    """The floating addresses, with their prefix: those to which the site's name resolves."""
+    """The floating addresses with their prefix, to which the site's name resolves."""
     interface: str = Field(pattern=r"^[\w.-]{1,15}$")
-    """Network interface of the balancers that carries them."""
+    """Network interface of the balancers that carries them, such as eth0."""
     router_id: Annotated[int, Field(ge=1, le=255)] = 51
     """Number that tells these balancers from others on the same network (VRRP)."""
     advert_ms: Annotated[int, Field(ge=100, le=10000)] = 500
@@ -292,7 +294,7 @@ class Nagios(Section):
     """Objects for Nagios 4 or Icinga on the monitoring host."""
 
     contact: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
-    """Address to which alerts are mailed."""
+    """Address to which alerts are mailed, such as night@example.org."""
 
 
 @dataclass(frozen=True)
@@ -374,7 +376,7 @@ class Site(Section):
         if self.patroni is None:
             return {}
         names = self.patroni.etcd or self.database
-        return {name: self.hosts[name] for name in names}
+        return {name: self.hosts[name] for name in names if name in self.hosts}
 
     @property
     def database_addresses(self) -> list[str]:
