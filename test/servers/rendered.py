@@ -4,12 +4,13 @@ Each program's own options say where it finds them and where it writes; ports ar
 site file.
 """
 
+import contextlib
+import random
 import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import requests
@@ -34,7 +35,7 @@ management_port = {management}
 http_port = {http}
 management_port = {statistics}
 
-[squid]
+[{cache_program}]
 memory = 64
 manager_port = {manager}
 
@@ -50,11 +51,12 @@ port = {postgresql}
 
 
 def site_file(
-    name: str, *, apache: bool, configuration: Path, postgresql: int
+    name: str, *, cache: str, apache: bool, configuration: Path, postgresql: int
 ) -> tuple[str, dict[str, int]]:
     """Return a site file for one host, on free ports of loopback, and these ports.
 
     :param name: name of the site
+    :param cache: `squid` or `varnish`
     :param configuration: the folder of the instance's configuration
     :param postgresql: port of PostgreSQL
     """
@@ -76,29 +78,28 @@ def site_file(
         configuration=configuration,
         postgresql=postgresql,
         apache_section=section,
+        cache_program=cache,
         **ports,
     )
     return text, ports
 
 
 def free_port_pairs(count: int) -> list[int]:
-    """Return TCP ports of 127.0.0.1 on which nothing listens, nor on the one after each."""
-    pairs: list[int] = []
-    with ExitStack() as taken:
-        while len(pairs) < count:
-            first = taken.enter_context(closing(socket.socket()))
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            following = taken.enter_context(closing(socket.socket()))
-            try:
-                following.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            pairs.append(port)
-    return pairs
+    """Return TCP ports of 127.0.0.1 on which nothing listens, nor on the one after each.
+
+    They are not of those that the system gives to clients, who could take one meanwhile.
+    """
+    pairs: set[int] = set()
+    while len(pairs) < count:
+        port = random.randrange(10_000, 30_000, 2)
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            pairs.add(port)
+    return list(pairs)
 
 
-class RenderedInstance(Server, ServerProcess):
+class RenderedInstance(ServerProcess, Server):
     """An instance, started by the command of its systemd unit in the environment that it gives.
 
     :param root: the rendered files of the host
@@ -121,16 +122,13 @@ class RenderedInstance(Server, ServerProcess):
             "CW_RUNTIME_DIR": str(directory),
             "CW_LOG_FILE": str(directory / f"{number}.cubicweb"),
             "CW_PID_FILE": str(directory / f"{number}.pid"),
+            "XDG_RUNTIME_DIR": str(directory / str(number)),
             # nobody listens there: mail is refused at once
             "CW_SMTP_HOST": "127.0.0.1",
             "CW_SMTP_PORT": "1",
         }
         command = re.search(r"(?m)^ExecStart=(.*)$", unit)[1].replace("${CW_PORT}", env["CW_PORT"])
-        super().__init__(
-            shlex.split(command.replace('("', "('").replace('")', "')")),
-            directory / f"{number}.log",
-            env=env,
-        )
+        super().__init__(shlex.split(command), directory / f"{number}.log", env=env)
 
     def start(self) -> None:
         """Start the instance and wait until it answers."""
@@ -145,7 +143,7 @@ class RenderedInstance(Server, ServerProcess):
             return False
 
 
-class RenderedHAProxy(Server, ServerProcess):
+class RenderedHAProxy(ServerProcess, Server):
     """HAProxy with the site's file, and a global section of its own."""
 
     def __init__(self, root: Path, port: int, directory: Path) -> None:
@@ -163,7 +161,7 @@ class RenderedHAProxy(Server, ServerProcess):
         self.spawn(lambda: listens(self.port))
 
 
-class RenderedSquid(Server, ServerProcess):
+class RenderedSquid(ServerProcess, Server):
     """Squid with the site's file, and a main file that says where it writes."""
 
     def __init__(self, root: Path, port: int, directory: Path) -> None:
@@ -199,7 +197,29 @@ class RenderedSquid(Server, ServerProcess):
             path.unlink()
 
 
-class RenderedApache(Server, ServerProcess):
+class RenderedVarnish(ServerProcess, Server):
+    """Varnish, started by the command of its systemd unit, with the site's file."""
+
+    def __init__(self, root: Path, port: int, directory: Path) -> None:
+        self.port = port
+        folder = directory / "varnish"
+        give(folder, None)
+        unit = (root / "etc/systemd/system/varnish.service.d/hasite.conf").read_text()
+        command = shlex.split(re.findall(r"(?m)^ExecStart=(.+)$", unit)[-1])
+        command[0] = find_program("varnishd", "varnish")
+        command[command.index("-f") + 1] = str(root) + command[command.index("-f") + 1]
+        del command[command.index("-S") : command.index("-S") + 2]  # made when it is installed
+        if not system_user("vcache"):
+            del command[command.index("-j") : command.index("-j") + 2]
+        command += ["-n", str(folder / "state"), "-l", "8m"]
+        super().__init__(command, directory / "varnish.log")
+
+    def start(self) -> None:
+        """Start Varnish and wait until it listens."""
+        self.spawn(lambda: listens(self.port))
+
+
+class RenderedApache(ServerProcess, Server):
     """Apache with the rendered file, in an environment that says where it writes."""
 
     def __init__(self, root: Path, port: int, directory: Path) -> None:
@@ -225,7 +245,7 @@ class RenderedApache(Server, ServerProcess):
 
 
 class RenderedSite(Server):
-    """The programs of a rendered host: two instances, Apache if rendered, Squid, HAProxy.
+    """The programs of a rendered host: two instances, Apache if rendered, the cache, HAProxy.
 
     :param root: the rendered files of the host
     :param site: name of the site
@@ -244,12 +264,12 @@ class RenderedSite(Server):
             f"all:{port + index}": RenderedInstance(root, site, index + 1, port + index, directory)
             for index in range(2)
         }
-        self.squid = RenderedSquid(root, ports["cache"], directory)
-        self.haproxy = RenderedHAProxy(root, ports["http"], directory)
+        cache = RenderedSquid if (root / "etc/squid").exists() else RenderedVarnish
+        self._cache = cache(root, ports["cache"], directory)
         self._programs: list[Server] = [*self.instances.values()]
         if (root / "etc/apache2").exists():
             self._programs.append(RenderedApache(root, ports["apache"], directory))
-        self._programs += [self.squid, self.haproxy]
+        self._programs += [self._cache, RenderedHAProxy(root, ports["http"], directory)]
 
     def start(self) -> None:
         """Start all the programs."""
@@ -260,18 +280,16 @@ class RenderedSite(Server):
 
     def stop(self) -> None:
         """Stop all the programs."""
-        self.squid.kill()  # it stops slowly
+        self._cache.kill()  # Squid stops slowly
         self._stack.close()
 
     def in_service(self) -> set[str]:
         """Return the names of the instances that HAProxy has in service."""
-        rows = requests.get(f"{self.statistics};csv", timeout=5).text.splitlines()
-        return {name for name in self._up(rows)}
-
-    def _up(self, rows: list[str]) -> Iterator[str]:
         names = list(self.instances)
-        for row in rows:
-            fields = row.split(",")
-            if len(fields) > 17 and not fields[0].endswith("-cached") and fields[17] == "UP":
-                if match := re.fullmatch(r"all-(\d)", fields[1]):
-                    yield names[int(match[1]) - 1]
+        up = set()
+        for row in requests.get(f"{self.statistics};csv", timeout=5).text.splitlines():
+            backend, server, *figures = row.split(",")
+            match = re.fullmatch(r"all-(\d)", server)
+            if match and not backend.endswith("-cached") and figures[15] == "UP":
+                up.add(names[int(match[1]) - 1])
+        return up
