@@ -211,6 +211,15 @@ def test_image_that_is_not_cached_yet(site: RenderedSite) -> None:
     wait_for_both(site)
 
 
+def test_figures_of_haproxy(site: RenderedSite) -> None:
+    """The alerts and dashboards ask for metrics that exist."""
+    figures = (Path(render.__file__).parent / "templates/monitoring/figures.toml").read_text()
+    wanted = set(re.findall(r"haproxy_[a-z_]+", figures))
+    assert len(wanted) >= 8
+    metrics = requests.get(f"{site.statistics}metrics", timeout=5).text
+    assert wanted <= set(re.findall(r"(?m)^(haproxy_[a-z_]+)", metrics))
+
+
 def test_site_that_is_down(site: RenderedSite, database_server: PostgreSQL) -> None:
     """Without a database there are no pages; images that are cached are served all the same."""
     admin = visitor(site, ADDRESSES[0])

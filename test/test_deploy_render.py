@@ -6,17 +6,19 @@
 import hashlib
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from backend import POSTGRES
 from deploying import SITES, hasite, tree
+from servers.instance import Instance
 
 from cubicweb_hasite.deploy import check, document, load, render
 
 EXPECTED = Path(__file__).parent / "sites" / "expected"
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
+DOCS = Path(__file__).parent.parent / "docs"
 #: shown in full in what is expected of a site; of the others the digest is enough
 IN_FULL = re.compile(
     r"/etc/(haproxy/hasite\.cfg|squid/hasite\.conf|varnish/hasite\.vcl|hasite/\w+\.env|"
@@ -52,10 +54,20 @@ def test_example_is_checked(example: Path) -> None:
     assert summary == f"{len(rows) - len(unchecked)} ok, 0 wrong, {len(unchecked)} not checked"
 
 
-def test_reference_is_up_to_date() -> None:
+def test_documentation_is_up_to_date(example: Path) -> None:
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        REFERENCE.write_text(document.reference())
-    assert REFERENCE.read_text() == document.reference(), "run: make snapshots"
+        (DOCS / "reference.md").write_text(document.reference())
+        shutil.copy(example / "out" / "architecture.svg", DOCS)
+    assert (DOCS / "reference.md").read_text() == document.reference(), "run: make snapshots"
+    # where things are drawn depends on Graphviz' version, what is drawn does not
+    drawings = [words(path / "architecture.svg") for path in (DOCS, example / "out")]
+    assert drawings[0] == drawings[1], "run: make snapshots"
+
+
+def words(drawing: Path) -> set[str | None]:
+    """Return the lines of text of a drawing."""
+    elements = ET.parse(drawing).iter("{http://www.w3.org/2000/svg}text")
+    return {element.text for element in elements}
 
 
 def test_every_kind_of_site() -> None:
@@ -232,7 +244,21 @@ def test_check_of_a_removed_file(example: Path, tmp_path: Path) -> None:
 
 def test_drawing(example: Path) -> None:
     """It shows every host; it is looked at by people."""
-    drawing = ET.parse(example / "out" / "architecture.svg")
-    words = {element.text for element in drawing.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"visitors", "lb1", "lb2", "web1", "web2", "db1", "db2", "db3", "monitor"} <= words
-    assert {"10.0.0.21", "Squid 81-82", "PostgreSQL 5432", "CubicWeb mysite x 2"} <= words
+    drawn = words(example / "out" / "architecture.svg")
+    assert {"visitors", "lb1", "lb2", "web1", "web2", "db1", "db2", "db3", "monitor"} <= drawn
+    assert {"10.0.0.21", "Squid 81-82", "PostgreSQL 5432", "CubicWeb mysite x 2"} <= drawn
+
+
+def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> None:
+    """What is kept on the disk of one web server is found."""
+    script = example / "out/web1/usr/local/share/hasite/check_storage.py"
+    assert "All data is in the database." in instance.ctl("shell", instance.name, str(script))
+    on_disk = tmp_path / "on_disk.py"
+    on_disk.write_text(
+        "from cubicweb.server.sources.storages import BytesFileSystemStorage\n"
+        f"storage = BytesFileSystemStorage({str(tmp_path)!r})\n"
+        "repo.system_source.set_storage('File', 'data', storage)\n"
+        f"exec({script.read_text()!r})\n"
+    )
+    with pytest.raises(RuntimeError, match=r"File\.data is kept by BytesFileSystemStorage"):
+        instance.ctl("shell", instance.name, str(on_disk))
