@@ -130,6 +130,12 @@ def _web_site_problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
             problem = _certificate_problem(folder / web_site.certificate)
             if problem:
                 yield (*key, "certificate"), problem
+        if web_site.options.get("hasite-monitor-access", "open") != "open":
+            yield (
+                (*key, "options", "hasite-monitor-access"),
+                "the balancers ask for the monitors on the port of visitors, from whom they keep "
+                "/readyz and /metrics; remove it",
+            )
         for option in web_site.options:
             if _OWN_OPTIONS.match(option):
                 yield (*key, "options", option), "it is computed from this file; remove it"
