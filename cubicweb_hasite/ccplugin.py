@@ -70,18 +70,18 @@ class RenderCommand(Command):
     def run(self, args):
         """Render, or compare."""
         _require_deploy()
-        from cubicweb_hasite.deploy import load, render
+        from cubicweb_hasite.deploy import load, output, render
 
         path, folder = map(Path, args)
         try:
             site_file = load.load(path)
+            rendering = render.render(site_file, drawing=not self.config.diff)
             if self.config.diff:
-                differences = render.diff(site_file, folder, self.config.host)
+                differences = output.diff(rendering, folder, self.config.host)
                 print(differences, end="")
                 sys.exit(1 if differences else 0)
-            rendering = render.render(site_file)
-            render.write(rendering, folder)
-        except (load.SiteError, render.RenderError) as error:
+            output.write(rendering, folder)
+        except (load.SiteError, output.RenderError) as error:
             sys.exit(str(error))
         print(f"{len(rendering)} files are in {folder}; begin with {folder / 'README.md'}")
 

@@ -5,9 +5,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from deploying import SITES, hasite, tree
+from deploying import SITES, hasite, hasite_here, tree
 
-from cubicweb_hasite.deploy import load, render
+from cubicweb_hasite.deploy import load, output, render
 
 [SITE] = [path for path in SITES if path.stem == "no_apache"]
 SQUID = "web1/etc/squid/hasite.conf"
@@ -22,12 +22,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def again(folder: Path) -> None:
-    render.write(render.render(load.load(folder / "site.toml")), folder / "out")
+    output.write(render.render(load.load(folder / "site.toml")), folder / "out")
 
 
 def diff(folder: Path, *args: object) -> tuple[int, str]:
     """Return the exit status and the output of `--diff`."""
-    result = hasite("render", "--diff", *args, cwd=folder)
+    result = hasite_here("render", "--diff", *args, cwd=folder)
     assert result.stderr == ""
     return result.returncode, result.stdout
 
@@ -49,6 +49,8 @@ def test_edited_by_hand(folder: Path) -> None:
     assert status == 1
     assert f"--- out/{SQUID}\n+++ out/{SQUID} (rendered)\n" in output
     assert "\n-cache_mem 512 MB\n+cache_mem 256 MB\n" in output
+    process = hasite("render", "--diff", "site.toml", "out", cwd=folder)
+    assert (process.returncode, process.stdout, process.stderr) == (1, output, "")
     again(folder)
     assert diff(folder, "site.toml", "out") == (0, "")
 
@@ -78,10 +80,10 @@ def test_root_of_a_host(folder: Path) -> None:
 def test_host_is_this_machine(folder: Path) -> None:
     name = socket.gethostname().partition(".")[0]
     shutil.copytree(folder / "out" / "web1", folder / "root")
-    result = hasite("render", "--diff", "site.toml", "root", cwd=folder)
+    result = hasite_here("render", "--diff", "site.toml", "root", cwd=folder)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"{name} is not a host of site.toml; give one with --host: "
+        f"{name} is not a host of the site file; give one with --host: "
         "lb1, lb2, web1, web2, db1, db2\n"
     )
 
@@ -102,7 +104,7 @@ def test_changed_site_file(folder: Path) -> None:
 
 
 def test_no_folder(folder: Path) -> None:
-    result = hasite("render", "--diff", "site.toml", "nowhere", cwd=folder)
+    result = hasite_here("render", "--diff", "site.toml", "nowhere", cwd=folder)
     assert (result.returncode, result.stderr) == (1, "nowhere is no folder\n")
 
 
@@ -134,7 +136,7 @@ def test_full_disk_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
         return written(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(render.RenderError, match="No space left on device"):
-        render.write(rendering | {SQUID: render.File(b"other")}, folder / "out")
+    with pytest.raises(output.RenderError, match="No space left on device"):
+        output.write(rendering | {SQUID: output.File(b"other")}, folder / "out")
     assert tree(folder / "out") == before
     assert [path.name for path in folder.iterdir()] in (["site.toml", "out"], ["out", "site.toml"])

@@ -16,7 +16,7 @@ from servers.rendered import RenderedSite, site_file
 from servers.support import wait_until
 from servers.visitor import Visitor
 
-from cubicweb_hasite.deploy import load, render
+from cubicweb_hasite.deploy import load, output, render
 
 pytestmark = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
@@ -91,7 +91,7 @@ def site(
         postgresql=database_server.port,
     )
     (folder / "site.toml").write_text(text)
-    render.write(render.render(load.load(folder / "site.toml")), folder / "out")
+    output.write(render.render(load.load(folder / "site.toml")), folder / "out")
     running = RenderedSite(folder / "out" / "all", "site", ports, server_directory("running"))
     with running:
         wait_for_both(running)

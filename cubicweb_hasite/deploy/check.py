@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
-from cubicweb_hasite.deploy.render import MANIFEST
+from cubicweb_hasite.deploy.output import MANIFEST
 
 Verdict = Literal["ok", "WRONG", "not checked"]
 _TIMEOUT = 60

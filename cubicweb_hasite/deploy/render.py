@@ -1,56 +1,29 @@
-"""Render all the files of a site, write them as one, compare them with what is there.
+"""Render all the files of a site. The same site file gives the same bytes."""
 
-A rendering is a mapping from the path of each file in the output folder, such as
-`web1/etc/squid/squid.conf`, to its content and mode. The same site file gives the same bytes.
-"""
-
-import difflib
-import hashlib
 import json
-import os
 import posixpath
 import re
 import shutil
-import socket
 import subprocess
-import tempfile
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cubicweb_hasite.__pkginfo__ import version
+from cubicweb_hasite.deploy import tables
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.deploy.site import CHECK_FALL, Host, Instance, Listener, Site, exporters
+from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
+from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: lists the files of an output folder, in the format of `sha256sum --check`
-MANIFEST = "MANIFEST"
-_DIGEST = re.compile(rb"(site file )[0-9a-f]{16}")
 
 # URLs whose answers a shared cache may keep: those of downloads and static files
 _CACHEABLE_PATH = r"^/(data|static|fckeditor)/|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
 _CACHEABLE_QUERY = r"^/([a-z]+/)?[0-9]+\?vid=download$"
-
-
-class RenderError(Exception):
-    """Why nothing was written."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A rendered file."""
-
-    content: bytes
-    mode: int = 0o644
-
-
-Rendering = dict[str, File]
 
 
 def render(site_file: SiteFile, *, drawing: bool = True) -> Rendering:
@@ -68,117 +41,6 @@ def render(site_file: SiteFile, *, drawing: bool = True) -> Rendering:
     return files | renderer.documents(files, drawing=drawing)
 
 
-def write(rendering: Rendering, folder: Path) -> None:
-    """Make a folder hold a rendering: all of it, or nothing changes.
-
-    Files that an earlier rendering left there are removed; others, such as `.git`, are kept.
-
-    :raises RenderError: the folder cannot be written to, or holds something else.
-    """
-    try:
-        old = _manifest(folder)
-        if folder.is_dir() and not old and any(folder.iterdir()):
-            raise RenderError(
-                f"{folder} is not empty and was not made by hasite-render; give another folder"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # all is written beside it before anything there changes: a full disk changes nothing
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".hasite-") as staging:
-            for path, file in _with_manifest(rendering).items():
-                target = Path(staging, path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.content)
-                target.chmod(file.mode)
-            for path in _with_manifest(rendering):
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(staging, path), folder / path)
-        for path in old - rendering.keys():
-            _remove(folder, path)
-    except OSError as error:
-        raise RenderError(f"{error.filename or folder}: {error.strerror}") from error
-
-
-def _with_manifest(rendering: Rendering) -> Rendering:
-    lines = (
-        f"{hashlib.sha256(file.content).hexdigest()}  {path}" for path, file in rendering.items()
-    )
-    return rendering | {MANIFEST: File("".join(f"{line}\n" for line in lines).encode())}
-
-
-def _manifest(folder: Path) -> set[str]:
-    """Return the paths of the files that an earlier rendering has left in a folder."""
-    try:
-        lines = (folder / MANIFEST).read_text().splitlines()
-    except FileNotFoundError:
-        return set()
-    return {line[66:] for line in lines if ".." not in line}
-
-
-def _remove(folder: Path, path: str) -> None:
-    file = folder / path
-    file.unlink(missing_ok=True)
-    for parent in file.parents:
-        if parent == folder or any(parent.iterdir()):
-            break
-        parent.rmdir()
-
-
-def diff(site_file: SiteFile, folder: Path, host: str | None = None) -> str:
-    """Return how a folder differs from what would be rendered, as a unified diff.
-
-    What differs by the digest of the site file alone is the same.
-
-    :param folder: an output folder; or the root of a host, where only its own files are compared
-    :param host: name of that host; by default, if the folder is no output folder, this machine
-    :raises RenderError: no host has that name, or the folder is not there.
-    """
-    if not folder.is_dir():
-        raise RenderError(f"{folder} is no folder")
-    hosts = site_file.site.hosts
-    whole = host is None and bool(_manifest(folder))
-    if not whole:
-        host = host or socket.gethostname().partition(".")[0]
-        if host not in hosts:
-            raise RenderError(
-                f"{host} is not a host of {site_file.path}; give one with --host: "
-                + ", ".join(hosts)
-            )
-    rendering = render(site_file, drawing=False)
-    prefix = "" if whole else f"{host}/"
-    differences = [
-        _difference(folder / path.removeprefix(prefix), file)
-        for path, file in rendering.items()
-        if path.startswith(prefix)
-    ]
-    if whole:
-        known = {*rendering, "architecture.svg"}
-        differences += [
-            f"{folder / path}: is not rendered any more\n" for path in _manifest(folder) - known
-        ]
-        if not (folder / "architecture.svg").exists():
-            differences.append(f"{folder / 'architecture.svg'}: is missing\n")
-    return "".join(differences)
-
-
-def _difference(path: Path, file: File) -> str:
-    try:
-        present = path.read_bytes()
-        mode = path.stat().st_mode & 0o777
-    except FileNotFoundError:
-        return f"{path}: is missing\n"
-    except OSError as error:
-        return f"{path}: {error.strerror}\n"
-    result = ""
-    if mode != file.mode:
-        result = f"{path}: its mode is {mode:04o}, it should be {file.mode:04o}\n"
-    before, after = (_DIGEST.sub(rb"\1", content) for content in (present, file.content))
-    if before != after:
-        lines = (content.decode(errors="replace").splitlines(True) for content in (before, after))
-        for line in difflib.unified_diff(*lines, str(path), f"{path} (rendered)"):
-            result += line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-    return result
-
-
 class _Renderer:
     """The templates, and what they need to know of a site."""
 
@@ -193,9 +55,10 @@ class _Renderer:
             keep_trailing_newline=True,
         )
         self.environment.filters |= {
-            "brackets": lambda address: f"[{address}]" if ":" in address else address,
+            "brackets": tables.bracketed,
             "bare": lambda interface: interface.partition("/")[0],
             "dirname": posixpath.dirname,
+            "etcd_url": "http://{}:2379".format,
             "json": json.dumps,
             # Python's True is CubicWeb's yes
             "option": lambda value: (
@@ -293,7 +156,7 @@ class _Renderer:
             "host": host,
             "here": here,
             "neighbours": {
-                s: _neighbours(site.instances_of(site=s, host=name)) for s in site.sites
+                s: tables.neighbours(site.instances_of(site=s, host=name)) for s in site.sites
             },
         }
         if site.squid:
@@ -317,7 +180,7 @@ class _Renderer:
                 "database": site.database_name(site_name),
                 # a cache keeps one copy for all its ports
                 "purge_urls": [
-                    f"http://{_url_host(other.address)}:{web_site.cache_port}/"
+                    f"http://{tables.bracketed(other.address)}:{web_site.cache_port}/"
                     for other in site.web.values()
                 ],
             }
@@ -339,8 +202,8 @@ class _Renderer:
         context: dict[str, Any] = {
             "name": name,
             "host": host,
-            "sizes": _sizes(host.memory or 1, postgresql.max_connections),
-            "hba": list(_hba(site)),
+            "sizes": tables.sizes(host.memory or 1, postgresql.max_connections),
+            "hba": list(tables.hba(site)),
             "other_nodes": [o.address for n, o in site.database.items() if n != name],
         }
         if site.patroni:
@@ -362,7 +225,7 @@ class _Renderer:
             yield "etc/nagios4/conf.d/hasite.cfg", self._file("monitoring/nagios.cfg", **context)
         if not site.prometheus:
             return
-        scrapes = _scrapes(site)
+        scrapes = tables.scrapes(site)
         yield (
             "etc/prometheus/prometheus.yml",
             self._file("monitoring/prometheus.yml", scrapes=scrapes, **context),
@@ -420,13 +283,13 @@ class _Renderer:
         readme = self._file(
             "document/README.md",
             files=paths,
-            firewall=list(_firewall(site)),
-            secrets=_secrets(site),
+            firewall=list(tables.firewall(site)),
+            secrets=tables.secrets(site),
         )
         runbook = self._file(
             "document/runbook.md",
-            secrets=_secrets(site),
-            packages={name: list(_packages(site, name)) for name in site.hosts},
+            secrets=tables.secrets(site),
+            packages={name: list(tables.packages(site, name)) for name in site.hosts},
         )
         places: dict[str, dict[str, Host]] = defaultdict(dict)
         for name, host in site.hosts.items():
@@ -435,7 +298,7 @@ class _Renderer:
             "document/architecture.dot",
             places=places,
             ranked=len(places) == 1,
-            programs={name: list(_programs(site, name)) for name in site.hosts},
+            programs={name: list(tables.programs(site, name)) for name in site.hosts},
             colours={
                 "balancer": "#e3f0ff",
                 "web": "#fde8d7",
@@ -445,7 +308,7 @@ class _Renderer:
         )
         documents = {"README.md": readme, "runbook.md": runbook, "architecture.dot": dot}
         if drawing:
-            documents["architecture.svg"] = File(self._draw(dot.content))
+            documents[DRAWING] = File(self._draw(dot.content))
         return documents
 
     def _draw(self, dot: bytes) -> bytes:
@@ -455,203 +318,3 @@ class _Renderer:
         # instead of Graphviz' own comment, which tells its version
         made = f"<!-- {self._made('').strip()} -->".encode()
         return re.sub(rb"<!-- Generated by graphviz.*?-->", made, svg, count=1, flags=re.S)
-
-
-def _url_host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def _neighbours(instances: list[Instance]) -> dict[int, Instance]:
-    """Return the next instance after each, of one site on one host, where there are several."""
-    following = instances[1:] + instances[:1]
-    return {i.number: n for i, n in zip(instances, following, strict=True) if i is not n}
-
-
-def _sizes(memory: int, max_connections: int) -> dict[str, str]:
-    """Return PostgreSQL's parameters of memory, from the memory in GB that it may use."""
-    # a quarter for sorts, if every connection did one
-    work = max(4, memory * 1024 // 4 // max_connections)
-    return {
-        "shared_buffers": f"{memory * 256}MB",
-        "effective_cache_size": f"{memory * 768}MB",
-        "maintenance_work_mem": f"{min(2048, memory * 64)}MB",
-        "work_mem": f"{work}MB",
-    }
-
-
-def _hba(site: Site) -> Iterator[str]:
-    """Yield the lines of pg_hba.conf: who may connect to PostgreSQL."""
-    yield "local all postgres peer"
-    yield "local replication postgres peer"
-    if site.prometheus:
-        yield "local postgres prometheus peer"
-    for host in site.database.values():
-        yield f"host replication replicator {_network(host)} scram-sha-256"
-        if site.patroni:
-            yield f"host postgres postgres,rewind {_network(host)} scram-sha-256"
-    for host in site.web.values():
-        for name in site.sites:
-            database = site.database_name(name)
-            yield f"host {database} {database} {_network(host)} scram-sha-256"
-
-
-def _network(host: Host) -> str:
-    return f"{host.address}/{ip_address(host.address).max_prefixlen}"
-
-
-def _scrapes(site: Site) -> dict[str, list[dict[str, Any]]]:
-    """Return what Prometheus asks for metrics, by job: addresses with their labels."""
-    jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-
-    def add(job: str, address: str, port: int, **labels: str) -> None:
-        jobs[job].append({"address": f"{_url_host(address)}:{port}", "labels": labels})
-
-    for name, host in site.balancers.items():
-        add("haproxy", host.management, site.balancer.management_port, host=name)
-    for instance in site.all_instances:
-        labels = {"host": instance.host, "site": instance.site, "number": str(instance.number)}
-        address = site.hosts[instance.host].management
-        add("cubicweb", address, instance.management_port, **labels)
-    for name, host in site.hosts.items():
-        for program, port in exporters(site, host):
-            job = program.removeprefix("prometheus-").removesuffix("-exporter")
-            job = {"node": "host", "postgres": "postgresql"}.get(job, job)
-            add(job, host.management, port, host=name)
-    if site.patroni:
-        for name, host in site.database.items():
-            add("patroni", host.address, site.patroni.port, host=name)
-        for name, host in site.etcd.items():
-            add("etcd", host.address, 2379, host=name)
-    return dict(jobs)
-
-
-def _programs(site: Site, name: str) -> Iterator[str]:
-    """Yield the lines of a host in the drawing."""
-    seen: dict[str, list[Listener]] = defaultdict(list)
-    for listener in site.listeners:
-        if listener.host == name and listener.purpose not in ("metrics", "manager"):
-            seen[listener.program].append(listener)
-    for program, listeners in seen.items():
-        if program == "CubicWeb":
-            for site_name in site.sites:
-                count = len(site.instances_of(site=site_name, host=name))
-                yield f"CubicWeb {site_name} x {count}"
-        else:
-            ports = [listener.port for listener in listeners if listener.clients]
-            yield f"{program} {_ranges(ports)}".strip() if ports else program
-    if site.keepalived and name in site.balancers:
-        yield "keepalived"
-    if site.nagios and name in site.monitoring:
-        yield "Nagios"
-
-
-def _ranges(ports: list[int]) -> str:
-    """Return ports as people write them: 80, 443, 8081-8084."""
-    runs: list[list[int]] = []
-    for port in sorted(set(ports)):
-        if runs and port == runs[-1][-1] + 1:
-            runs[-1].append(port)
-        else:
-            runs.append([port])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _firewall(site: Site) -> Iterator[dict[str, str]]:
-    """Yield the connections between hosts, those of one kind together."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Listener]] = defaultdict(list)
-    for listener in site.listeners:
-        if listener.clients and not _is_loopback(listener.address):
-            groups[listener.host, listener.program, listener.clients].append(listener)
-    for (host, program, clients), listeners in groups.items():
-        purposes = dict.fromkeys(listener.purpose.partition(" of ")[0] for listener in listeners)
-        if program in ("Squid", "Varnish"):
-            purposes = {"visitors' requests, purges": None}
-        sources = dict.fromkeys(name for client in clients for name in _names(site, client))
-        sources.pop(host, None)
-        if not sources:
-            continue
-        yield {
-            "source": ", ".join(sources),
-            "target": host,
-            "port": _ranges([listener.port for listener in listeners]),
-            "purpose": f"{program}: {', '.join(purposes)}",
-        }
-
-
-def _is_loopback(address: str) -> bool:
-    return address != "*" and ip_address(address).is_loopback
-
-
-def _names(site: Site, client: str) -> list[str]:
-    groups = {"etcd": site.etcd, "web": site.web, "balancer": site.balancers}
-    groups |= {"database": site.database, "monitoring": site.monitoring}
-    return list(groups[client]) if client in groups else [client]
-
-
-def _secrets(site: Site) -> list[dict[str, Any]]:
-    """Return the files that hold secrets, which the runbook makes and nothing rendered holds."""
-    web, nodes = list(site.web), list(site.database)
-    result: list[dict[str, Any]] = []
-
-    def add(hosts: list[str], path: str, owner: str, holds: str, *lines: str) -> None:
-        result.append(
-            {"hosts": hosts, "path": path, "owner": owner, "holds": holds, "lines": lines}
-        )
-
-    for name in site.sites:
-        database = site.database_name(name)
-        add(
-            web,
-            f"/etc/hasite/secrets/{name}.pgpass",
-            site.instances.user,
-            f"the password of the user `{database}` of PostgreSQL",
-            f"*:{site.postgresql.port}:{database}:{database}:PASSWORD",
-        )
-    if site.patroni:
-        add(
-            nodes,
-            "/etc/patroni_env.conf",
-            "root",
-            "the passwords of PostgreSQL's own users, the same on all nodes",
-            "PATRONI_SUPERUSER_PASSWORD=PASSWORD",
-            "PATRONI_REPLICATION_PASSWORD=PASSWORD",
-            "PATRONI_REWIND_PASSWORD=PASSWORD",
-        )
-    elif len(nodes) > 1:
-        add(
-            nodes,
-            "/var/lib/postgresql/.pgpass",
-            "postgres",
-            "the password of the user `replicator` of PostgreSQL",
-            f"*:{site.postgresql.port}:*:replicator:PASSWORD",
-        )
-    return result
-
-
-def _packages(site: Site, name: str) -> Iterator[str]:
-    """Yield the Debian packages of a host."""
-    host = site.hosts[name]
-    yield "rsync"
-    if "balancer" in host.roles:
-        yield from ("haproxy", "socat", "curl")
-        if site.keepalived:
-            yield "keepalived"
-    if "web" in host.roles:
-        yield "squid" if site.squid else "varnish"
-        if site.apache:
-            yield "apache2"
-        yield from ("python3-venv", "gettext", "curl")
-    if "database" in host.roles:
-        yield f"postgresql-{site.postgresql.version}"
-        if site.patroni:
-            yield "patroni"
-    if name in site.etcd:
-        yield from ("etcd-server", "etcd-client")
-    if "monitoring" in host.roles:
-        if site.prometheus:
-            yield "prometheus"
-        if site.nagios:
-            yield from ("nagios4", "monitoring-plugins-basic", "mailutils")
-    if site.prometheus:
-        for program, _port in exporters(site, host):
-            yield program
