@@ -61,6 +61,20 @@ def test_removed(folder: Path, path: str) -> None:
     assert diff(folder, "site.toml", "out") == (1, f"out/{path}: is missing\n")
 
 
+def test_edited_drawing(folder: Path) -> None:
+    (folder / "out" / "architecture.svg").write_text("<svg/>")
+    assert diff(folder, "site.toml", "out") == (1, "out/architecture.svg: was edited\n")
+
+
+def test_manifest_of_somebody_else(folder: Path) -> None:
+    """Nothing outside of the folder is removed, whatever it says."""
+    (folder / "precious").touch()
+    with (folder / "out" / "MANIFEST").open("a") as manifest:
+        manifest.write(f"{'0' * 64}  ../precious\n{'0' * 64}  {folder}/precious\n")
+    again(folder)
+    assert (folder / "precious").exists()
+
+
 def test_other_mode(folder: Path) -> None:
     (folder / "out/db1/usr/local/sbin/hasite-backup").chmod(0o644)
     message = "out/db1/usr/local/sbin/hasite-backup: its mode is 0644, it should be 0755\n"

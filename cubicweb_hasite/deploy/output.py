@@ -50,8 +50,9 @@ def write(rendering: Rendering, folder: Path) -> None:
                 f"{folder} is not empty and was not made by hasite-render; give another folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # all is written beside it before anything there changes: a full disk changes nothing
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".hasite-") as staging:
+        # all is written aside before anything there changes: a full disk changes nothing
+        beside = folder if folder.is_dir() else folder.parent
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".hasite-") as staging:
             for path, file in _with_manifest(rendering).items():
                 target = Path(staging, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,26 +61,32 @@ def write(rendering: Rendering, folder: Path) -> None:
             for path in _with_manifest(rendering):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(staging, path), folder / path)
-        for path in old - rendering.keys():
+        for path in old.keys() - rendering.keys():
             _remove(folder, path)
     except OSError as error:
         raise RenderError(f"{error.filename or folder}: {error.strerror}") from error
 
 
 def _with_manifest(rendering: Rendering) -> Rendering:
-    lines = (
-        f"{hashlib.sha256(file.content).hexdigest()}  {path}" for path, file in rendering.items()
-    )
+    lines = (f"{_sha256(file.content)}  {path}" for path, file in rendering.items())
     return rendering | {MANIFEST: File("".join(f"{line}\n" for line in lines).encode())}
 
 
-def _manifest(folder: Path) -> set[str]:
-    """Return the paths of the files that an earlier rendering has left in a folder."""
+def _manifest(folder: Path) -> dict[str, str]:
+    """Return the paths of the files that an earlier rendering has left, and their digests."""
     try:
         lines = (folder / MANIFEST).read_text().splitlines()
     except FileNotFoundError:
-        return set()
-    return {line[66:] for line in lines if ".." not in line}
+        return {}
+    digests = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+    # whoever wrote it, nothing outside of the folder is removed
+    return {
+        path: digests[path] for path in digests if not path.startswith("/") and ".." not in path
+    }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _remove(folder: Path, path: str) -> None:
@@ -94,8 +101,8 @@ def _remove(folder: Path, path: str) -> None:
 def diff(rendering: Rendering, folder: Path, host: str | None = None) -> str:
     """Return how a folder differs from a rendering, as a unified diff.
 
-    What differs by the digest of the site file alone is the same. The drawing only has to be
-    there: it need not be in the rendering.
+    What differs by the digest of the site file alone is the same. The drawing, which need not be
+    in the rendering, has to be as it was written.
 
     :param folder: an output folder; or the root of a host, where only its own files are compared
     :param host: name of that host; by default, if the folder is no output folder, this machine
@@ -106,11 +113,13 @@ def diff(rendering: Rendering, folder: Path, host: str | None = None) -> str:
     present = _manifest(folder)
     if host is None and present:
         differences = [_difference(folder / path, file) for path, file in rendering.items()]
-        for path in sorted(present - rendering.keys()):
+        for path in sorted(present.keys() - rendering.keys()):
             if path != DRAWING:
                 differences.append(f"{folder / path}: is not rendered any more\n")
             elif not (folder / path).exists():
                 differences.append(f"{folder / path}: is missing\n")
+            elif _sha256((folder / path).read_bytes()) != present[path]:
+                differences.append(f"{folder / path}: was edited\n")
         return "".join(differences)
     host = host or socket.gethostname().partition(".")[0]
     hosts = list(dict.fromkeys(path.partition("/")[0] for path in rendering if "/" in path))

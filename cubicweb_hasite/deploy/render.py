@@ -62,9 +62,7 @@ class _Renderer:
             "json": json.dumps,
             # Python's True is CubicWeb's yes
             "option": lambda value: (
-                {True: "yes", False: "no"}.get(value, value)
-                if isinstance(value, bool)
-                else str(value).replace("\\", "\\\\").replace('"', '\\"')
+                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
             ),
             "slot": lambda name: re.sub(r"[^a-z0-9_]", "_", name.lower()),
         }

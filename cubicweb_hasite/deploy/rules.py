@@ -136,7 +136,13 @@ def _web_site_problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
                 "the balancers ask for the monitors on the port of visitors, from whom they keep "
                 "/readyz and /metrics; remove it",
             )
-        for option in web_site.options:
+        for option, value in web_site.options.items():
+            if re.search(r"['\x00-\x1f]", str(value)):
+                yield (
+                    (*key, "options", option),
+                    "a value cannot hold an apostrophe or a line break here; set this option in "
+                    "the instance's all-in-one.conf",
+                )
             if _OWN_OPTIONS.match(option):
                 yield (*key, "options", option), "it is computed from this file; remove it"
             elif _SECRET_OPTIONS.search(option):

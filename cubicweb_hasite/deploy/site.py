@@ -293,7 +293,7 @@ class Prometheus(Section):
 class Nagios(Section):
     """Objects for Nagios 4 or Icinga on the monitoring host."""
 
-    contact: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    contact: str = Field(pattern=r"^[\w.+-]+@[\w.-]+$")
     """Address to which alerts are mailed, such as night@example.org."""
 
 
