@@ -36,3 +36,11 @@ fuzz:
 		WIRE_SEED=$${WIRE_SEED:-$$$$} WIRE_REQUESTS=$(or $(WIRE_REQUESTS),10000) \
 		STRESS_SEED=$${STRESS_SEED:-$$$$} STRESS_SECONDS=$(SECONDS) \
 		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py $(ARGS)
+
+.PHONY: snapshots
+
+# Write again what the tests expect to be rendered, and docs/reference.md: read the diff
+snapshots:
+	@tools/setup test
+	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py
+	git diff --stat test/sites docs

@@ -137,8 +137,8 @@ def version(repo: Repository) -> Reading:
 
 
 def hostname(repo: Repository) -> Reading:
-    """Tell which host answers."""
-    name = gethostname()
+    """Tell which host answers or, where it has a name of its own, which instance."""
+    name = repo.config["hasite-instance-name"] or gethostname()
     return Reading(True, name, {"name": name})
 
 

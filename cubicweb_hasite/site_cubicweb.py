@@ -60,6 +60,18 @@ options = (
         },
     ),
     (
+        "hasite-instance-name",
+        {
+            "type": "string",
+            "default": "",
+            "help": "what monitor_hostname answers, by default the name of the host. Where a host "
+            "runs several processes each may be given its own, such as web1:8081 "
+            "(CW_HASITE_INSTANCE_NAME).",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-purge-urls",
         {
             "type": "csv",

@@ -40,8 +40,32 @@ def test_every_document_is_tested() -> None:
     documents = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("**/*.md")]
     documents = [str(path) for path in documents if ".venv" not in path.parts]
     with_commands = {path for path in documents if command_blocks(path)}
-    tested = {"README.md", "bench/README.md", "docs/monitor.md", "docs/operate.md"}
+    tested = {
+        *("README.md", "bench/README.md"),
+        *("docs/install.md", "docs/monitor.md", "docs/operate.md"),
+    }
     assert with_commands <= tested
+
+
+def test_site_file(tmp_path: Path) -> None:
+    """The commands of docs/install.md, on the host web1."""
+    render, compare = command_blocks("docs/install.md")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def run(block: str, root: Path) -> str:
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", re.sub(r" /$", f" {root}", block, flags=re.M)],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    assert re.search(r"^\d+ ok, 0 wrong, \d+ not checked$", run(render, tmp_path), re.M)
+    assert run(compare, tmp_path / "out" / "web1") == ""
 
 
 def test_run(fresh_checkout: Path) -> None:

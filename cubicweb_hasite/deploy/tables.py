@@ -1,0 +1,209 @@
+"""What templates list, computed from a site: who connects to whom, who scrapes what, sizes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters
+
+
+def bracketed(address: str) -> str:
+    """Return an address as URLs have it, in brackets if it is of IPv6."""
+    return f"[{address}]" if ":" in address else address
+
+
+def neighbours(instances: list[Instance]) -> dict[int, Instance]:
+    """Return the next instance after each, of one site on one host, where there are several."""
+    following = instances[1:] + instances[:1]
+    return {i.number: n for i, n in zip(instances, following, strict=True) if i is not n}
+
+
+def sizes(memory: int, max_connections: int) -> dict[str, str]:
+    """Return PostgreSQL's parameters of memory, from the memory in GB that it may use."""
+    # a quarter for sorts, if every connection did one
+    work = max(4, memory * 1024 // 4 // max_connections)
+    return {
+        "shared_buffers": f"{memory * 256}MB",
+        "effective_cache_size": f"{memory * 768}MB",
+        "maintenance_work_mem": f"{min(2048, memory * 64)}MB",
+        "work_mem": f"{work}MB",
+    }
+
+
+def hba(site: Site) -> Iterator[str]:
+    """Yield the lines of pg_hba.conf: who may connect to PostgreSQL."""
+    yield "local all postgres peer"
+    yield "local replication postgres peer"
+    if site.prometheus:
+        yield "local postgres prometheus peer"
+    for host in site.database.values():
+        yield f"host replication replicator {_network(host)} scram-sha-256"
+        if site.patroni:
+            yield f"host postgres postgres,rewind {_network(host)} scram-sha-256"
+    for host in site.web.values():
+        for name in site.sites:
+            database = site.database_name(name)
+            yield f"host {database} {database} {_network(host)} scram-sha-256"
+
+
+def _network(host: Host) -> str:
+    return f"{host.address}/{ip_address(host.address).max_prefixlen}"
+
+
+def scrapes(site: Site) -> dict[str, list[dict[str, Any]]]:
+    """Return what Prometheus asks for metrics, by job: addresses with their labels."""
+    jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def add(job: str, address: str, port: int, **labels: str) -> None:
+        jobs[job].append({"address": f"{bracketed(address)}:{port}", "labels": labels})
+
+    for name, host in site.balancers.items():
+        add("haproxy", host.management, site.balancer.management_port, host=name)
+    for instance in site.all_instances:
+        labels = {"host": instance.host, "site": instance.site, "number": str(instance.number)}
+        address = site.hosts[instance.host].management
+        add("cubicweb", address, instance.management_port, **labels)
+    for name, host in site.hosts.items():
+        for program, port in exporters(site, host):
+            job = program.removeprefix("prometheus-").removesuffix("-exporter")
+            job = {"node": "host", "postgres": "postgresql"}.get(job, job)
+            add(job, host.management, port, host=name)
+    if site.patroni:
+        for name, host in site.database.items():
+            add("patroni", host.address, site.patroni.port, host=name)
+        for name, host in site.etcd.items():
+            add("etcd", host.address, 2379, host=name)
+    return dict(jobs)
+
+
+def programs(site: Site, name: str) -> Iterator[str]:
+    """Yield the lines of a host in the drawing."""
+    seen: dict[str, list[Listener]] = defaultdict(list)
+    for listener in site.listeners:
+        if listener.host == name and listener.purpose not in ("metrics", "manager"):
+            seen[listener.program].append(listener)
+    for program, listeners in seen.items():
+        if program == "CubicWeb":
+            for site_name in site.sites:
+                count = len(site.instances_of(site=site_name, host=name))
+                yield f"CubicWeb {site_name} x {count}"
+        else:
+            ports = [listener.port for listener in listeners if listener.clients]
+            yield f"{program} {_ranges(ports)}".strip() if ports else program
+    if site.keepalived and name in site.balancers:
+        yield "keepalived"
+    if site.nagios and name in site.monitoring:
+        yield "Nagios"
+
+
+def _ranges(ports: list[int]) -> str:
+    """Return ports as people write them: 80, 443, 8081-8084."""
+    runs: list[list[int]] = []
+    for port in sorted(set(ports)):
+        if runs and port == runs[-1][-1] + 1:
+            runs[-1].append(port)
+        else:
+            runs.append([port])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def firewall(site: Site) -> Iterator[dict[str, str]]:
+    """Yield the connections between hosts, those of one kind together."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Listener]] = defaultdict(list)
+    for listener in site.listeners:
+        if listener.clients and not _is_loopback(listener.address):
+            groups[listener.host, listener.program, listener.clients].append(listener)
+    for (host, program, clients), listeners in groups.items():
+        purposes = dict.fromkeys(listener.purpose.partition(" of ")[0] for listener in listeners)
+        if program in ("Squid", "Varnish"):
+            purposes = {"visitors' requests, purges": None}
+        sources = dict.fromkeys(name for client in clients for name in _names(site, client))
+        sources.pop(host, None)
+        if not sources:
+            continue
+        yield {
+            "source": ", ".join(sources),
+            "target": host,
+            "port": _ranges([listener.port for listener in listeners]),
+            "purpose": f"{program}: {', '.join(purposes)}",
+        }
+
+
+def _is_loopback(address: str) -> bool:
+    return address != "*" and ip_address(address).is_loopback
+
+
+def _names(site: Site, client: str) -> list[str]:
+    groups = {"etcd": site.etcd, "web": site.web, "balancer": site.balancers}
+    groups |= {"database": site.database, "monitoring": site.monitoring}
+    return list(groups[client]) if client in groups else [client]
+
+
+def secrets(site: Site) -> list[dict[str, Any]]:
+    """Return the files that hold secrets, which the runbook makes and nothing rendered holds."""
+    web, nodes = list(site.web), list(site.database)
+    result: list[dict[str, Any]] = []
+
+    def add(hosts: list[str], path: str, owner: str, holds: str, *lines: str) -> None:
+        result.append(
+            {"hosts": hosts, "path": path, "owner": owner, "holds": holds, "lines": lines}
+        )
+
+    for name in site.sites:
+        database = site.database_name(name)
+        add(
+            web,
+            f"/etc/hasite/secrets/{name}.pgpass",
+            site.instances.user,
+            f"the password of the user `{database}` of PostgreSQL",
+            f"*:{site.postgresql.port}:{database}:{database}:PASSWORD",
+        )
+    if site.patroni:
+        add(
+            nodes,
+            "/etc/patroni_env.conf",
+            "root",
+            "the passwords of PostgreSQL's own users, the same on all nodes",
+            "PATRONI_SUPERUSER_PASSWORD=PASSWORD",
+            "PATRONI_REPLICATION_PASSWORD=PASSWORD",
+            "PATRONI_REWIND_PASSWORD=PASSWORD",
+        )
+    elif len(nodes) > 1:
+        add(
+            nodes,
+            "/var/lib/postgresql/.pgpass",
+            "postgres",
+            "the password of the user `replicator` of PostgreSQL",
+            f"*:{site.postgresql.port}:*:replicator:PASSWORD",
+        )
+    return result
+
+
+def packages(site: Site, name: str) -> Iterator[str]:
+    """Yield the Debian packages of a host."""
+    host = site.hosts[name]
+    yield "rsync"
+    if "balancer" in host.roles:
+        yield from ("haproxy", "socat", "curl")
+        if site.keepalived:
+            yield "keepalived"
+    if "web" in host.roles:
+        yield "squid" if site.squid else "varnish"
+        if site.apache:
+            yield "apache2"
+        yield from ("python3-venv", "gettext", "curl")
+    if "database" in host.roles:
+        yield f"postgresql-{site.postgresql.version}"
+        if site.patroni:
+            yield "patroni"
+    if name in site.etcd:
+        yield from ("etcd-server", "etcd-client")
+    if "monitoring" in host.roles:
+        if site.prometheus:
+            yield "prometheus"
+        if site.nagios:
+            yield from ("nagios4", "monitoring-plugins-basic", "mailutils")
+    if site.prometheus:
+        for program, _port in exporters(site, host):
+            yield program

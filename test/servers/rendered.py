@@ -1,0 +1,295 @@
+"""The web server part of a rendered site, run on loopback as its files say, byte for byte.
+
+Each program's own options say where it finds them and where it writes; ports are those of the
+site file.
+"""
+
+import contextlib
+import random
+import re
+import shlex
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import requests
+
+from servers.support import Server, ServerProcess, find_program, give, listens, system_user
+
+_SITE = """\
+[hosts.all]
+address = "127.0.0.1"
+roles = ["balancer", "web", "database"]
+processors = 2
+memory = 1
+
+[sites.{name}]
+url = "http://127.0.0.1:{http}/"
+cache_port = {cache}
+apache_port = {apache}
+instance_port = {instance}
+management_port = {management}
+
+[balancer]
+http_port = {http}
+management_port = {statistics}
+
+[{cache_program}]
+memory = 64
+manager_port = {manager}
+
+{apache_section}
+
+[instances]
+virtualenv = "{virtualenv}"
+configuration = "{configuration}"
+
+[postgresql]
+port = {postgresql}
+"""
+
+
+def site_file(
+    name: str, *, cache: str, apache: bool, configuration: Path, postgresql: int
+) -> tuple[str, dict[str, int]]:
+    """Return a site file for one host, on free ports of loopback, and these ports.
+
+    :param name: name of the site
+    :param cache: `squid` or `varnish`
+    :param configuration: the folder of the instance's configuration
+    :param postgresql: port of PostgreSQL
+    """
+    names = (
+        "http",
+        "statistics",
+        "manager",
+        "status",
+        "cache",
+        "apache",
+        "instance",
+        "management",
+    )
+    ports = dict(zip(names, free_port_pairs(len(names)), strict=True))
+    section = f"[apache]\nstatus_port = {ports['status']}" if apache else ""
+    text = _SITE.format(
+        name=name,
+        virtualenv=sys.prefix,
+        configuration=configuration,
+        postgresql=postgresql,
+        apache_section=section,
+        cache_program=cache,
+        **ports,
+    )
+    return text, ports
+
+
+def free_port_pairs(count: int) -> list[int]:
+    """Return TCP ports of 127.0.0.1 on which nothing listens, nor on the one after each.
+
+    They are not of those that the system gives to clients, who could take one meanwhile.
+    """
+    pairs: set[int] = set()
+    while len(pairs) < count:
+        port = random.randrange(10_000, 30_000, 2)
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            pairs.add(port)
+    return list(pairs)
+
+
+class RenderedInstance(ServerProcess, Server):
+    """An instance, started by the command of its systemd unit in the environment that it gives.
+
+    :param root: the rendered files of the host
+    :param site: name of the site
+    :param number: which instance
+    :param port: its port
+    :param directory: where it writes
+    """
+
+    def __init__(self, root: Path, site: str, number: int, port: int, directory: Path) -> None:
+        self.port = port
+        unit = (root / f"etc/systemd/system/cubicweb-{site}@.service").read_text()
+        env = {"PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
+        for path in re.findall(r"(?m)^EnvironmentFile=(/.*)$", unit):
+            text = (root / path.lstrip("/").replace("%i", str(number))).read_text()
+            env |= dict(word.split("=", 1) for word in shlex.split(text, comments=True))
+        # where it writes, on this machine
+        env |= {
+            "CW_INSTANCES_DATA_DIR": str(directory),
+            "CW_RUNTIME_DIR": str(directory),
+            "CW_LOG_FILE": str(directory / f"{number}.cubicweb"),
+            "CW_PID_FILE": str(directory / f"{number}.pid"),
+            "XDG_RUNTIME_DIR": str(directory / str(number)),
+            # nobody listens there: mail is refused at once
+            "CW_SMTP_HOST": "127.0.0.1",
+            "CW_SMTP_PORT": "1",
+        }
+        command = re.search(r"(?m)^ExecStart=(.*)$", unit)[1].replace("${CW_PORT}", env["CW_PORT"])
+        super().__init__(shlex.split(command), directory / f"{number}.log", env=env)
+
+    def start(self) -> None:
+        """Start the instance and wait until it answers."""
+        self.spawn(self.answers, timeout=90)
+
+    def answers(self) -> bool:
+        """Return whether it answers a request."""
+        try:
+            url = f"http://127.0.0.1:{self.port}/livez"
+            return requests.get(url, timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+
+class RenderedHAProxy(ServerProcess, Server):
+    """HAProxy with the site's file, and a global section of its own."""
+
+    def __init__(self, root: Path, port: int, directory: Path) -> None:
+        self.port = port
+        own = directory / "haproxy.cfg"
+        own.write_text("global\n    log stdout format raw local0\n")
+        site = root / "etc/haproxy/hasite.cfg"
+        program = find_program("haproxy", "haproxy")
+        super().__init__(
+            [program, "-db", "-f", str(own), "-f", str(site)], directory / "haproxy.log"
+        )
+
+    def start(self) -> None:
+        """Start HAProxy and wait until it listens."""
+        self.spawn(lambda: listens(self.port))
+
+
+class RenderedSquid(ServerProcess, Server):
+    """Squid with the site's file, and a main file that says where it writes."""
+
+    def __init__(self, root: Path, port: int, directory: Path) -> None:
+        self.port = port
+        folder = directory / "squid"
+        account = system_user("proxy")
+        give(folder, account)
+        self.name = f"hasite{port}"
+        own = folder / "squid.conf"
+        own.write_text(
+            f"include {root}/etc/squid/hasite.conf\n"
+            "visible_hostname all\n"
+            "pid_filename none\n"
+            "coredump_dir none\n"
+            "netdb_filename none\n"
+            f"cache_log {folder}/cache.log\n"
+            f"access_log stdio:{folder}/access.log hasite\n"
+            "buffered_logs off\n"
+        )
+        program = find_program("squid", "squid")
+        super().__init__(
+            [program, "-N", "-n", self.name, "-f", str(own)], folder / "squid.log", user=account
+        )
+
+    def start(self) -> None:
+        """Start Squid and wait until it listens."""
+        self.spawn(lambda: listens(self.port))
+
+    def kill(self) -> None:
+        """Kill Squid."""
+        super().kill()
+        for path in Path("/dev/shm").glob(f"{self.name}-*"):
+            path.unlink()
+
+
+class RenderedVarnish(ServerProcess, Server):
+    """Varnish, started by the command of its systemd unit, with the site's file."""
+
+    def __init__(self, root: Path, port: int, directory: Path) -> None:
+        self.port = port
+        folder = directory / "varnish"
+        give(folder, None)
+        unit = (root / "etc/systemd/system/varnish.service.d/hasite.conf").read_text()
+        command = shlex.split(re.findall(r"(?m)^ExecStart=(.+)$", unit)[-1])
+        command[0] = find_program("varnishd", "varnish")
+        command[command.index("-f") + 1] = str(root) + command[command.index("-f") + 1]
+        del command[command.index("-S") : command.index("-S") + 2]  # made when it is installed
+        if not system_user("vcache"):
+            del command[command.index("-j") : command.index("-j") + 2]
+        command += ["-n", str(folder / "state"), "-l", "8m"]
+        super().__init__(command, directory / "varnish.log")
+
+    def start(self) -> None:
+        """Start Varnish and wait until it listens."""
+        self.spawn(lambda: listens(self.port))
+
+
+class RenderedApache(ServerProcess, Server):
+    """Apache with the rendered file, in an environment that says where it writes."""
+
+    def __init__(self, root: Path, port: int, directory: Path) -> None:
+        self.port = port
+        folder = directory / "apache"
+        give(folder, None)
+        env = {
+            "APACHE_RUN_DIR": str(folder),
+            "APACHE_LOG_DIR": str(folder),
+            "APACHE_PID_FILE": str(folder / "apache.pid"),
+            "APACHE_RUN_USER": "www-data",
+            "APACHE_RUN_GROUP": "www-data",
+        }
+        program = find_program("apache2", "apache2-bin")
+        site = root / "etc/apache2/apache2.conf"
+        super().__init__(
+            [program, "-D", "FOREGROUND", "-f", str(site)], folder / "apache.log", env=env
+        )
+
+    def start(self) -> None:
+        """Start Apache and wait until it listens."""
+        self.spawn(lambda: listens(self.port))
+
+
+class RenderedSite(Server):
+    """The programs of a rendered host: two instances, Apache if rendered, the cache, HAProxy.
+
+    :param root: the rendered files of the host
+    :param site: name of the site
+    :param ports: those that :func:`site_file` returned
+    :param directory: where they write
+    """
+
+    def __init__(self, root: Path, site: str, ports: dict[str, int], directory: Path) -> None:
+        self.url = f"http://127.0.0.1:{ports['http']}/"
+        self.statistics = f"http://127.0.0.1:{ports['statistics']}/"
+        directory.mkdir()
+        directory.chmod(0o755)
+        port = ports["instance"]
+        #: the instances, by what monitor_hostname says of them
+        self.instances = {
+            f"all:{port + index}": RenderedInstance(root, site, index + 1, port + index, directory)
+            for index in range(2)
+        }
+        cache = RenderedSquid if (root / "etc/squid").exists() else RenderedVarnish
+        self._cache = cache(root, ports["cache"], directory)
+        self._programs: list[Server] = [*self.instances.values()]
+        if (root / "etc/apache2").exists():
+            self._programs.append(RenderedApache(root, ports["apache"], directory))
+        self._programs += [self._cache, RenderedHAProxy(root, ports["http"], directory)]
+
+    def start(self) -> None:
+        """Start all the programs."""
+        with ExitStack() as stack:
+            for program in self._programs:
+                stack.enter_context(program)
+            self._stack = stack.pop_all()
+
+    def stop(self) -> None:
+        """Stop all the programs."""
+        self._cache.kill()  # Squid stops slowly
+        self._stack.close()
+
+    def in_service(self) -> set[str]:
+        """Return the names of the instances that HAProxy has in service."""
+        names = list(self.instances)
+        up = set()
+        for row in requests.get(f"{self.statistics};csv", timeout=5).text.splitlines():
+            backend, server, *figures = row.split(",")
+            match = re.fullmatch(r"all-(\d)", server)
+            if match and not backend.endswith("-cached") and figures[15] == "UP":
+                up.add(names[int(match[1]) - 1])
+        return up

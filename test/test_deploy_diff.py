@@ -1,0 +1,156 @@
+"""`hasite-render --diff` and what rendering again does to an output folder."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from deploying import SITES, hasite, hasite_here, tree
+
+from cubicweb_hasite.deploy import load, output, render
+
+[SITE] = [path for path in SITES if path.stem == "no_apache"]
+SQUID = "web1/etc/squid/hasite.conf"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a site file, and in `out` what it gives."""
+    shutil.copy(SITE, tmp_path / "site.toml")
+    again(tmp_path)
+    return tmp_path
+
+
+def again(folder: Path) -> None:
+    output.write(render.render(load.load(folder / "site.toml")), folder / "out")
+
+
+def diff(folder: Path, *args: object) -> tuple[int, str]:
+    """Return the exit status and the output of `--diff`."""
+    result = hasite_here("render", "--diff", *args, cwd=folder)
+    assert result.stderr == ""
+    return result.returncode, result.stdout
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    path = folder / "site.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_nothing_differs(folder: Path) -> None:
+    assert diff(folder, "site.toml", "out") == (0, "")
+
+
+def test_edited_by_hand(folder: Path) -> None:
+    path = folder / "out" / SQUID
+    path.write_text(path.read_text().replace("cache_mem 256 MB", "cache_mem 512 MB"))
+    status, output = diff(folder, "site.toml", "out")
+    assert status == 1
+    assert f"--- out/{SQUID}\n+++ out/{SQUID} (rendered)\n" in output
+    assert "\n-cache_mem 512 MB\n+cache_mem 256 MB\n" in output
+    process = hasite("render", "--diff", "site.toml", "out", cwd=folder)
+    assert (process.returncode, process.stdout, process.stderr) == (1, output, "")
+    again(folder)
+    assert diff(folder, "site.toml", "out") == (0, "")
+
+
+@pytest.mark.parametrize("path", [SQUID, "runbook.md", "architecture.svg"])
+def test_removed(folder: Path, path: str) -> None:
+    (folder / "out" / path).unlink()
+    assert diff(folder, "site.toml", "out") == (1, f"out/{path}: is missing\n")
+
+
+def test_edited_drawing(folder: Path) -> None:
+    (folder / "out" / "architecture.svg").write_text("<svg/>")
+    assert diff(folder, "site.toml", "out") == (1, "out/architecture.svg: was edited\n")
+
+
+def test_manifest_of_somebody_else(folder: Path) -> None:
+    """Nothing outside of the folder is removed, whatever it says."""
+    (folder / "precious").touch()
+    with (folder / "out" / "MANIFEST").open("a") as manifest:
+        manifest.write(f"{'0' * 64}  ../precious\n{'0' * 64}  {folder}/precious\n")
+    again(folder)
+    assert (folder / "precious").exists()
+
+
+def test_other_mode(folder: Path) -> None:
+    (folder / "out/db1/usr/local/sbin/hasite-backup").chmod(0o644)
+    message = "out/db1/usr/local/sbin/hasite-backup: its mode is 0644, it should be 0755\n"
+    assert diff(folder, "site.toml", "out") == (1, message)
+
+
+def test_root_of_a_host(folder: Path) -> None:
+    """What is installed on a host against what would be: its own files alone count."""
+    shutil.copytree(folder / "out" / "web1", folder / "root")
+    (folder / "root" / "etc" / "fstab").touch()
+    assert diff(folder, "--host", "web1", "site.toml", "root") == (0, "")
+    (folder / "root" / "etc/squid/squid.conf").unlink()
+    status, output = diff(folder, "--host=web1", "site.toml", "root")
+    assert (status, output) == (1, "root/etc/squid/squid.conf: is missing\n")
+
+
+def test_host_is_this_machine(folder: Path) -> None:
+    name = socket.gethostname().partition(".")[0]
+    shutil.copytree(folder / "out" / "web1", folder / "root")
+    result = hasite_here("render", "--diff", "site.toml", "root", cwd=folder)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"{name} is not a host of the site file; give one with --host: "
+        "lb1, lb2, web1, web2, db1, db2\n"
+    )
+
+
+def test_only_the_digest_differs(folder: Path) -> None:
+    """A change of the site file that is not for a host does not show there."""
+    change(folder, "[hosts.db1]", "# the primary\n[hosts.db1]")
+    assert diff(folder, "site.toml", "out") == (0, "")
+
+
+def test_changed_site_file(folder: Path) -> None:
+    change(folder, "processors = 2", "processors = 1")
+    status, output = diff(folder, "site.toml", "out")
+    assert status == 1
+    assert "-    server web1-2 10.0.0.21:82\n" in output
+    assert "out/web1/etc/hasite/mysite-2.env: is not rendered any more\n" in output
+    assert "/postgresql.conf" not in output
+
+
+def test_no_folder(folder: Path) -> None:
+    result = hasite_here("render", "--diff", "site.toml", "nowhere", cwd=folder)
+    assert (result.returncode, result.stderr) == (1, "nowhere is no folder\n")
+
+
+def test_again_removes_what_is_not_rendered_any_more(folder: Path) -> None:
+    """And nothing else: the folder may be under version control."""
+    (folder / "out" / ".git").mkdir()
+    (folder / "out" / ".git" / "HEAD").touch()
+    (folder / "out" / "web1" / "notes").touch()
+    change(folder, "processors = 2", "processors = 1")
+    change(folder, "web2", "web3")
+    again(folder)
+    found = tree(folder / "out")
+    assert ".git/HEAD" in found
+    assert "web1/notes" in found
+    assert "web1/etc/hasite/mysite-1.env" in found
+    assert "web1/etc/hasite/mysite-2.env" not in found
+    assert not (folder / "out" / "web2").exists()
+    assert diff(folder, "site.toml", "out") == (0, "")
+
+
+def test_full_disk_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(folder / "out")
+    rendering = render.render(load.load(folder / "site.toml"))
+    written = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        if path.name == "runbook.md":
+            raise OSError(28, "No space left on device", str(path))
+        return written(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(output.RenderError, match="No space left on device"):
+        output.write(rendering | {SQUID: output.File(b"other")}, folder / "out")
+    assert tree(folder / "out") == before
+    assert [path.name for path in folder.iterdir()] in (["site.toml", "out"], ["out", "site.toml"])

@@ -1,0 +1,264 @@
+"""What is rendered: by the commands, for sites of many kinds, and accepted by the programs.
+
+`make snapshots` writes what is expected again; its diff is to be read before it is committed.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from backend import POSTGRES
+from deploying import SITES, hasite, tree
+from servers.instance import Instance
+
+from cubicweb_hasite.deploy import check, document, load, output, render
+
+EXPECTED = Path(__file__).parent / "sites" / "expected"
+DOCS = Path(__file__).parent.parent / "docs"
+#: shown in full in what is expected of a site; of the others the digest is enough
+IN_FULL = re.compile(
+    r"/etc/(haproxy/hasite\.cfg|squid/hasite\.conf|varnish/hasite\.vcl|hasite/\w+\.env|"
+    r"patroni/config\.yml|postgresql/.*|keepalived/.*|systemd/system/cubicweb-.*)$"
+)
+# what no program checks without running; pg_hba.conf is tested here
+UNCHECKED = re.compile(r"/etc/(grafana/provisioning/.*\.yml|postgresql/\d+/main/pg_hba\.conf)$")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example site file, and what it gives."""
+    folder = tmp_path_factory.mktemp("example")
+    result = hasite("init", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    (folder / "site.toml").write_text(result.stdout)
+    result = hasite("render", "site.toml", "out", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ files are in out; begin with out/README\.md\n", result.stdout)
+    return folder
+
+
+def test_example_is_checked(example: Path) -> None:
+    """Every file of the example is accepted by the program that will read it."""
+    result = hasite("check", "--strict", "out", cwd=example)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    *rows, summary = result.stdout.splitlines()
+    verdicts = dict(reversed(re.match(r"(ok|not checked) +(\S+) ", row).groups()) for row in rows)
+    rendered = {path for path in tree(example / "out") if "/" in path}
+    assert verdicts.keys() == rendered
+    unchecked = {path for path, verdict in verdicts.items() if verdict == "not checked"}
+    assert unchecked == {path for path in rendered if UNCHECKED.search(path)}
+    assert summary == f"{len(rows) - len(unchecked)} ok, 0 wrong, {len(unchecked)} not checked"
+
+
+def test_documentation_is_up_to_date(example: Path) -> None:
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        (DOCS / "reference.md").write_text(document.reference())
+        shutil.copy(example / "out" / "architecture.svg", DOCS)
+    assert (DOCS / "reference.md").read_text() == document.reference(), "run: make snapshots"
+    # where things are drawn depends on Graphviz' version, what is drawn does not
+    drawings = [words(path / "architecture.svg") for path in (DOCS, example / "out")]
+    assert drawings[0] == drawings[1], "run: make snapshots"
+
+
+def words(drawing: Path) -> set[str | None]:
+    """Return the lines of text of a drawing."""
+    elements = ET.parse(drawing).iter("{http://www.w3.org/2000/svg}text")
+    return {element.text for element in elements}
+
+
+def test_every_kind_of_site() -> None:
+    assert len(SITES) >= 10
+
+
+@pytest.fixture(params=[path.stem for path in SITES])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[load.SiteFile, Path]:
+    """A site file, and the folder with what it gives."""
+    [path] = [path for path in SITES if path.stem == request.param]
+    site_file = load.load(path)
+    output.write(render.render(site_file), tmp_path / "out")
+    return site_file, tmp_path / "out"
+
+
+def test_site(site: tuple[load.SiteFile, Path]) -> None:
+    site_file, folder = site
+    files = tree(folder)
+    _has_marks(files, site_file.digest)
+    _is_as_expected(site_file.path.stem, files)
+    assert tree_of(render.render(load.load(site_file.path))) == {
+        path: file for path, file in files.items() if path != output.MANIFEST
+    }
+    for result in check.check(folder):
+        verdict = "not checked" if UNCHECKED.search(result.path) else "ok"
+        assert result.verdict == verdict, result
+
+
+def tree_of(rendering: output.Rendering) -> dict[str, tuple[int, bytes]]:
+    """Return a rendering in the format of :func:`deploying.tree`."""
+    return {path: (file.mode, file.content) for path, file in rendering.items()}
+
+
+def _has_marks(files: dict[str, tuple[int, bytes]], digest: str) -> None:
+    """Each file begins with what made it, from which site file."""
+    for path, (_mode, content) in files.items():
+        if path != output.MANIFEST:
+            beginning = b"\n".join(content.split(b"\n")[:7])
+            assert re.search(rf"Made by hasite-render .*{digest}".encode(), beginning), path
+
+
+def _is_as_expected(name: str, files: dict[str, tuple[int, bytes]]) -> None:
+    """Compare with a snapshot: each file's mode and digest, some in full."""
+    lines, texts = [], []
+    for path, (mode, content) in sorted(files.items()):
+        if path in (output.MANIFEST, "architecture.svg"):  # digests; by Graphviz' version
+            continue
+        made = rb"cubicweb-hasite \S+ from the site file [0-9a-f]{16}"
+        text = re.sub(made, b"cubicweb-hasite", content).decode()
+        lines.append(f"{mode:04o} {hashlib.sha256(text.encode()).hexdigest()[:12]} {path}\n")
+        if IN_FULL.search(path):
+            texts.append(f"\n=== {path}\n{text}")
+    found = "".join(lines + texts)
+    expected = EXPECTED / f"{name}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        expected.parent.mkdir(exist_ok=True)
+        expected.write_text(found)
+    assert found == expected.read_text(), "if this is what you want: make snapshots"
+
+
+@pytest.mark.skipif(not POSTGRES, reason="SQLite has no pg_hba.conf")
+def test_pg_hba(postgresql) -> None:
+    """PostgreSQL understands the one file that it checks only when it runs."""
+    [path] = [path for path in SITES if path.stem == "no_apache"]
+    rendering = render.render(load.load(path), drawing=False)
+    rules = rendering["db1/etc/postgresql/15/main/pg_hba.conf"].content
+    trust = b"local all all trust\nhost all all 127.0.0.1/32 trust\n"
+    (postgresql.directory / "cluster" / "pg_hba.conf").write_bytes(rules + trust)
+    rows = postgresql.sql(
+        "SELECT type, array_to_string(database, '+'), array_to_string(user_name, '+'), address, "
+        "auth_method, coalesce(error, '') FROM pg_hba_file_rules"
+    )
+    assert rows.splitlines()[:-2] == [
+        "local|all|postgres||peer|",
+        "local|replication|postgres||peer|",
+        "host|replication|replicator|10.0.0.31|scram-sha-256|",
+        "host|replication|replicator|10.0.0.32|scram-sha-256|",
+        "host|mysite|mysite|10.0.0.21|scram-sha-256|",
+        "host|mysite|mysite|10.0.0.22|scram-sha-256|",
+    ]
+
+
+def test_certificate_beside_the_site_file(tmp_path: Path) -> None:
+    """It is copied to the balancers."""
+    [path] = [path for path in SITES if path.stem == "no_tls"]
+    certificate = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+    (tmp_path / "www.pem").write_text(certificate)
+    secure = 'url = "https://www.example.org/"\ncertificate = "www.pem"'
+    text = path.read_text().replace('url = "http://www.example.org/"', secure)
+    (tmp_path / "site.toml").write_text(text)
+    rendering = render.render(load.load(tmp_path / "site.toml"), drawing=False)
+    for balancer in ("lb1", "lb2"):
+        assert rendering[f"{balancer}/etc/haproxy/certs/www.pem"].content.decode() == certificate
+        assert (
+            b"}/etc/haproxy/certs/www.pem"
+            in rendering[f"{balancer}/etc/haproxy/hasite.cfg"].content
+        )
+
+
+#: mistakes in files of the example, which the programs find
+MISTAKES = {
+    "lb1/etc/haproxy/hasite.cfg": ("balance source", "balance sorcery"),
+    "lb1/etc/haproxy/haproxy.cfg": ("user haproxy", "usr haproxy"),
+    "lb1/etc/keepalived/keepalived.conf": ("nopreempt", "nopremt"),
+    "lb1/etc/default/haproxy": ('.cfg"', ".cfg"),
+    "web1/etc/squid/hasite.conf": ("cache_mem", "cache_memory"),
+    "web1/etc/squid/squid.conf": ("pid_filename", "pid_file"),
+    "web1/etc/apache2/apache2.conf": ("ProxyPass ", "ProxyPas "),
+    "web1/etc/systemd/system/cubicweb-mysite@.service": ("Restart=", "Restrt="),
+    "web1/etc/systemd/system/squid.service.d/hasite.conf": ("RestartSec=1", "RestartSec=soon"),
+    "web1/etc/hasite/mysite.env": ('CW_DB_NAME="', "CW_DB_NAME="),
+    "web1/usr/local/sbin/mysite-ctl": ("set +a", "set +a; ("),
+    "web1/usr/local/share/hasite/check_storage.py": ("if found:", "if found"),
+    "db1/etc/patroni/config.yml": ("ttl: 20", "ttl: twenty"),
+    "db1/etc/systemd/system/hasite-backup.timer": ("02:00:00", "26:00:00"),
+    "monitor/etc/prometheus/prometheus.yml": ("scrape_configs", "scrapes"),
+    "monitor/etc/prometheus/hasite/haproxy.rules.yml": ("expr: ", "exprs: "),
+    "monitor/var/lib/grafana/dashboards/hasite-haproxy.json": ("rate(", "rat("),
+    "monitor/etc/nagios4/conf.d/hasite.cfg": ("hasite-ping", "hasite-pong"),
+}
+
+
+def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    output.write(render.render(load.load(example / "site.toml")), folder)
+    for path, (old, new) in MISTAKES.items():
+        text = (folder / path).read_text()
+        assert old in text, path
+        (folder / path).write_text(text.replace(old, new, 1))
+    results = {result.path: result for result in check.check(folder)}
+    for path in MISTAKES:
+        assert results[path].verdict == "WRONG", results[path]
+    assert check.failed(list(results.values()), strict=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "old", "new"),
+    [
+        ("varnish", "web1/etc/varnish/hasite.vcl", "sub vcl_recv", "sub vcl_rcv"),
+        ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
+    ],
+)
+def test_mistakes_of_other_sites(name: str, path: str, old: str, new: str, tmp_path: Path) -> None:
+    [site_file] = [site for site in SITES if site.stem == name]
+    output.write(render.render(load.load(site_file)), tmp_path)
+    text = (tmp_path / path).read_text()
+    (tmp_path / path).write_text(text.replace(old, new, 1))
+    [result] = [result for result in check.check(tmp_path) if result.path == path]
+    assert result.verdict == "WRONG", result
+
+
+def test_program_that_is_not_installed(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported as not checked, never as passed."""
+    monkeypatch.setenv("PATH", str(example))
+    results = {result.path: result for result in check.check(example / "out")}
+    rules = results["monitor/etc/prometheus/hasite/haproxy.rules.yml"]
+    assert (rules.verdict, rules.detail) == ("not checked", "promtool is not installed here")
+    assert check.failed(list(results.values()), strict=True)
+    assert not check.failed(list(results.values()), strict=False)
+
+
+def test_check_of_something_else(tmp_path: Path) -> None:
+    result = hasite("check", tmp_path, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"{tmp_path} was not made by hasite-render\n"
+
+
+def test_check_of_a_removed_file(example: Path, tmp_path: Path) -> None:
+    output.write(render.render(load.load(example / "site.toml")), tmp_path)
+    (tmp_path / "lb1/etc/haproxy/hasite.cfg").unlink()
+    with pytest.raises(check.CheckError, match=r"missing: lb1/etc/haproxy/hasite\.cfg; render"):
+        check.check(tmp_path)
+
+
+def test_drawing(example: Path) -> None:
+    """It shows every host; it is looked at by people."""
+    drawn = words(example / "out" / "architecture.svg")
+    assert {"visitors", "lb1", "lb2", "web1", "web2", "db1", "db2", "db3", "monitor"} <= drawn
+    assert {"10.0.0.21", "Squid 81-82", "PostgreSQL 5432", "CubicWeb mysite x 2"} <= drawn
+
+
+def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> None:
+    """What is kept on the disk of one web server is found."""
+    script = example / "out/web1/usr/local/share/hasite/check_storage.py"
+    assert "All data is in the database." in instance.ctl("shell", instance.name, str(script))
+    on_disk = tmp_path / "on_disk.py"
+    on_disk.write_text(
+        "from cubicweb.server.sources.storages import BytesFileSystemStorage\n"
+        f"storage = BytesFileSystemStorage({str(tmp_path)!r})\n"
+        "repo.system_source.set_storage('File', 'data', storage)\n"
+        f"exec({script.read_text()!r})\n"
+    )
+    with pytest.raises(RuntimeError, match=r"File\.data is kept by BytesFileSystemStorage"):
+        instance.ctl("shell", instance.name, str(on_disk))
