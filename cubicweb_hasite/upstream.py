@@ -219,9 +219,17 @@ class _Connection(ConnectionWrapper):
         if not self._is_usable():
             self._open()
 
+    def close(self, i_know_what_i_do: bool = False) -> None:
+        """Close the connection if it is open; the stock one asks for the cursor, and opens it."""
+        cnx, self.cnx, self._cu = self.cnx, None, None
+        if cnx is not None:
+            try:
+                cnx.close()
+            except self._source.DbapiError as error:
+                log.info("while a connection was closed: %s", error)
+
     def _open(self) -> None:
         self.close(True)
-        self.cnx = None
         self._generation = self._owner.generation
         cnx = self._source.get_connection()
         self.cnx, self.cu = cnx, cnx.cursor()

@@ -101,6 +101,20 @@ def fill_pool(server: PostgreSQL, process: Process) -> None:
         assert [response.result().status_code for response in waiting] == [200] * POOL
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_connection_is_opened_once(server: PostgreSQL, site: Instance, pooled: bool) -> None:
+    def sessions() -> int:
+        return int(server.sql("SELECT sessions FROM pg_stat_database WHERE datname = 'site'"))
+
+    with site.process(threads=2, connections_pooler_enabled="y" if pooled else "n") as process:
+        before = sessions()
+        for _ in range(3):
+            assert Visitor(process.url).get().status_code == 200
+    if not pooled:
+        wait_until(lambda: sessions() > before, "the connections to be counted")
+    assert sessions() - before < 20
+
+
 def test_exhaustions(server: PostgreSQL, healing: Process) -> None:
     visitor = Visitor(healing.url)
     visitor.login()
