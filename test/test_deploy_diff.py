@@ -1,7 +1,10 @@
 """`hasite-render --diff` and what rendering again does to an output folder."""
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,18 +142,21 @@ def test_again_removes_what_is_not_rendered_any_more(folder: Path) -> None:
     assert diff(folder, "site.toml", "out") == (0, "")
 
 
-def test_full_disk_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_takes_no_more_changes_nothing(folder: Path) -> None:
+    """The kernel refuses to write more than some bytes of a file, in the middle of the folder."""
     before = tree(folder / "out")
-    rendering = render.render(load.load(folder / "site.toml"))
-    written = Path.write_bytes
-
-    def write_bytes(path: Path, content: bytes) -> int:
-        if path.name == "runbook.md":
-            raise OSError(28, "No space left on device", str(path))
-        return written(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(output.RenderError, match="No space left on device"):
-        output.write(rendering | {SQUID: output.File(b"other")}, folder / "out")
+    change(folder, "processors = 2", "processors = 1")
+    command = Path(sys.executable).with_name("cubicweb-ctl")
+    result = subprocess.run(
+        ["prlimit", "--fsize=8192", command, "hasite-render", "site.toml", "out"],
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
     assert tree(folder / "out") == before
-    assert [path.name for path in folder.iterdir()] in (["site.toml", "out"], ["out", "site.toml"])
+    assert {path.name for path in folder.iterdir()} == {"site.toml", "out"}
+    assert not list((folder / "out").glob(".hasite-*"))
