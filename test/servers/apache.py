@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from servers.support import (
-    Server,
-    ServerProcess,
-    find_program,
-    free_port,
-    give,
-    listens,
-    system_user,
-)
+from servers.proxy import Proxy
+from servers.support import ServerProcess, find_program, give, system_user
 
 _MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "cache", "cache_disk")
 
@@ -35,7 +28,7 @@ CacheHeader On
 """
 
 
-class Apache(Server):
+class Apache(Proxy):
     """An Apache that caches on disk what a server of this machine answers.
 
     Its responses say `HIT from …`, `MISS from …` or `REVALIDATE from …` in `X-Cache`; those to
@@ -48,10 +41,8 @@ class Apache(Server):
     """
 
     def __init__(self, directory: Path, origin_port: int) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self._account = system_user("www-data")
+        super().__init__(directory, "apache.conf", "error.log")
+        self._owner = system_user("www-data")  # Apache changes users by itself
         self._cache = directory / "cache"
         # the package of the program alone, which starts no service
         program = find_program("apache2", "apache2-bin")
@@ -60,40 +51,18 @@ class Apache(Server):
                 f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"
                 for name in _MODULES
             ),
-            user=f"User {self._account}\nGroup {self._account}" if self._account else "",
+            user=f"User {self._owner}\nGroup {self._owner}" if self._owner else "",
             port=self.port,
             origin_port=origin_port,
             directory=directory,
             cache=self._cache,
         )
         self._process = ServerProcess(
-            [program, "-D", "FOREGROUND", "-f", str(directory / "apache.conf")],
+            [program, "-D", "FOREGROUND", "-f", str(self._path)],
             directory / "apache.log",
         )
 
-    @property
-    def _error_log(self) -> str:
-        path = self.directory / "error.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
     def start(self) -> None:
-        """Start Apache, with the cache of its last run.
-
-        :raises RuntimeError: it ended.
-        :raises TimeoutError: it does not answer in time.
-        """
-        give(self.directory, None)  # it changes users by itself
-        give(self._cache, self._account)
-        (self.directory / "apache.conf").write_text(self._configuration)
-        try:
-            self._process.spawn(lambda: listens(self.port))
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}{self._error_log}") from error
-
-    def stop(self) -> None:
-        """Stop Apache."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """Kill Apache."""
-        self._process.kill()
+        """Start Apache, with the cache of its last run."""
+        give(self._cache, self._owner)
+        super().start()

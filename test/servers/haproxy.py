@@ -4,7 +4,8 @@ from pathlib import Path
 
 import requests
 
-from servers.support import Server, ServerProcess, find_program, free_port, give, listens
+from servers.proxy import Proxy
+from servers.support import ServerProcess, find_program, free_port
 
 _CONFIGURATION = """\
 defaults
@@ -33,7 +34,7 @@ backend web
 """
 
 
-class HAProxy(Server):
+class HAProxy(Proxy):
     """An HAProxy that shares requests among the servers whose `/readyz` says 200.
 
     It makes no request twice.
@@ -44,32 +45,17 @@ class HAProxy(Server):
     """
 
     def __init__(self, directory: Path, ports: list[int]) -> None:
-        self.directory = directory
-        self.port, self._statistics_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
+        super().__init__(directory, "haproxy.cfg")
+        self._statistics_port = free_port()
         self._configuration = _CONFIGURATION.format(
             port=self.port,
             statistics_port=self._statistics_port,
             servers="\n".join(f"    server port{port} 127.0.0.1:{port}" for port in ports),
         )
         self._process = ServerProcess(
-            [find_program("haproxy", "haproxy"), "-db", "-f", str(directory / "haproxy.cfg")],
+            [find_program("haproxy", "haproxy"), "-db", "-f", str(self._path)],
             directory / "haproxy.log",
         )
-
-    def start(self) -> None:
-        """Start HAProxy.
-
-        :raises RuntimeError: it ended.
-        :raises TimeoutError: it does not answer in time.
-        """
-        give(self.directory, None)
-        (self.directory / "haproxy.cfg").write_text(self._configuration)
-        self._process.spawn(lambda: listens(self.port))
-
-    def stop(self) -> None:
-        """Stop HAProxy."""
-        self._process.stop()
 
     def up(self) -> set[int]:
         """Return the ports of the servers that it sends requests to."""

@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from servers.support import (
-    Server,
-    ServerProcess,
-    find_program,
-    free_port,
-    give,
-    listens,
-    system_user,
-)
+from servers.proxy import Proxy
+from servers.support import ServerProcess, find_program, system_user
 
 # `proxy_cache_valid` is for responses whose headers say nothing, as nginx's documentation has it.
 _CONFIGURATION = """\
@@ -48,7 +41,7 @@ http {{
 """
 
 
-class Nginx(Server):
+class Nginx(Proxy):
     """An nginx that caches on disk what a server of this machine answers.
 
     Its responses say `HIT`, `MISS` or another of nginx's cache statuses in `X-Cache`; those to
@@ -61,9 +54,7 @@ class Nginx(Server):
     """
 
     def __init__(self, directory: Path, origin_port: int) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
+        super().__init__(directory, "nginx.conf")
         account = system_user("www-data")
         self._configuration = _CONFIGURATION.format(
             user=f"user {account};" if account else "",
@@ -72,24 +63,6 @@ class Nginx(Server):
             directory=directory,
         )
         self._process = ServerProcess(
-            [find_program("nginx", "nginx"), "-c", str(directory / "nginx.conf")],
+            [find_program("nginx", "nginx"), "-c", str(self._path)],
             directory / "nginx.log",
         )
-
-    def start(self) -> None:
-        """Start nginx, with the cache of its last run.
-
-        :raises RuntimeError: it ended.
-        :raises TimeoutError: it does not answer in time.
-        """
-        give(self.directory, None)  # it changes users by itself
-        (self.directory / "nginx.conf").write_text(self._configuration)
-        self._process.spawn(lambda: listens(self.port))
-
-    def stop(self) -> None:
-        """Stop nginx."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """Kill nginx."""
-        self._process.kill()

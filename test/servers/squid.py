@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from servers.support import (
-    Server,
-    ServerProcess,
-    find_program,
-    free_port,
-    give,
-    listens,
-    system_user,
-)
+from servers.proxy import Proxy
+from servers.support import ServerProcess, find_program, system_user
 
 _CONFIGURATION = """\
 http_port 127.0.0.1:{port} accel defaultsite=127.0.0.1:{port} vhost
@@ -38,7 +31,7 @@ buffered_logs off
 """
 
 
-class Squid(Server):
+class Squid(Proxy):
     """A Squid that caches in memory what a server of this machine answers.
 
     Its responses say `HIT` or `MISS` in `X-Cache`.
@@ -51,9 +44,7 @@ class Squid(Server):
     """
 
     def __init__(self, directory: Path, origin_port: int, extra: str = "") -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
+        super().__init__(directory, "squid.conf", "cache.log")
         self._account = system_user("proxy")
         self._configuration = extra + _CONFIGURATION.format(
             port=self.port, origin_port=origin_port, directory=directory
@@ -63,7 +54,7 @@ class Squid(Server):
         self._process = ServerProcess(
             [
                 *(find_program("squid", "squid"), "-N", "-n", self._service),
-                *("-f", str(directory / "squid.conf")),
+                *("-f", str(self._path)),
             ],
             directory / "squid.log",
             user=self._account,
@@ -74,30 +65,8 @@ class Squid(Server):
         """One line per request."""
         return (self.directory / "access.log").read_text()
 
-    @property
-    def _cache_log(self) -> str:
-        path = self.directory / "cache.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def start(self) -> None:
-        """Start Squid, with an empty cache.
-
-        :raises RuntimeError: it ended.
-        :raises TimeoutError: it does not answer in time.
-        """
-        give(self.directory, self._account)
-        (self.directory / "squid.conf").write_text(self._configuration)
-        try:
-            self._process.spawn(lambda: listens(self.port))
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}{self._cache_log}") from error
-
-    def stop(self) -> None:
-        """Stop Squid as `systemctl stop squid` does."""
-        self._process.stop()
-
     def kill(self) -> None:
-        """Kill Squid."""
-        self._process.kill()
+        """Kill Squid, and remove the shared memory that it then leaves."""
+        super().kill()
         for path in Path("/dev/shm").glob(f"{self._service}-*"):
             path.unlink()

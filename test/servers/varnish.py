@@ -2,14 +2,8 @@
 
 from pathlib import Path
 
-from servers.support import (
-    Server,
-    ServerProcess,
-    find_program,
-    free_port,
-    give,
-    listens,
-)
+from servers.proxy import Proxy
+from servers.support import ServerProcess, find_program
 
 # Varnish's own subroutines, its built-in VCL, run after these where these do not return.
 _VCL = """\
@@ -49,7 +43,7 @@ sub vcl_deliver {{
 """
 
 
-class Varnish(Server):
+class Varnish(Proxy):
     """A Varnish that caches in memory what a server of this machine answers.
 
     Its responses say `HIT` or `MISS` in `X-Cache`. It forgets a URL when this machine sends it a
@@ -63,15 +57,13 @@ class Varnish(Server):
     """
 
     def __init__(self, directory: Path, origin_port: int, extra_vcl: str = "") -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self._vcl = _VCL.format(origin_port=origin_port, extra_vcl=extra_vcl)
+        super().__init__(directory, "site.vcl")
+        self._configuration = _VCL.format(origin_port=origin_port, extra_vcl=extra_vcl)
         self._process = ServerProcess(
             [
                 *(find_program("varnishd", "varnish"), "-F"),
                 *("-a", f"127.0.0.1:{self.port}"),
-                *("-f", str(directory / "site.vcl")),
+                *("-f", str(self._path)),
                 # absolute, or it is a name in /var/lib/varnish
                 *("-n", str(directory / "state")),
                 *("-s", "malloc,64m"),
@@ -79,21 +71,3 @@ class Varnish(Server):
             ],
             directory / "varnish.log",
         )
-
-    def start(self) -> None:
-        """Start Varnish, with an empty cache.
-
-        :raises RuntimeError: it ended.
-        :raises TimeoutError: it does not answer in time.
-        """
-        give(self.directory, None)  # it changes users by itself
-        (self.directory / "site.vcl").write_text(self._vcl)
-        self._process.spawn(lambda: listens(self.port))
-
-    def stop(self) -> None:
-        """Stop Varnish as `systemctl stop varnish` does."""
-        self._process.stop()
-
-    def kill(self) -> None:
-        """Kill Varnish."""
-        self._process.kill()

@@ -54,7 +54,8 @@ class Visitor:
         """
         response = self.post("login", {"__login": user, "__password": password})
         if response.status_code != 303 or "auth_tkt" not in self.session.cookies:
-            raise RuntimeError(f"{user} may not log in: {response.status_code}")
+            answer = f"{response.status_code} {response.headers}\n{response.text}"
+            raise RuntimeError(f"{user} may not log in: {answer}")
 
     def form(self, url: str) -> lxml.html.FormElement:
         """Return the edition form of a page.
