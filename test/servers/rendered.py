@@ -267,7 +267,10 @@ class RenderedSite(Server):
         cache = RenderedSquid if (root / "etc/squid").exists() else RenderedVarnish
         self._cache = cache(root, ports["cache"], directory)
         self._programs: list[Server] = [*self.instances.values()]
-        if (root / "etc/apache2").exists():
+        apache = (root / "etc/apache2").exists()
+        #: no other program stands between Squid and the instances, nor in Squid's place
+        self.only_squid = cache is RenderedSquid and not apache
+        if apache:
             self._programs.append(RenderedApache(root, ports["apache"], directory))
         self._programs += [self._cache, RenderedHAProxy(root, ports["http"], directory)]
 
@@ -290,6 +293,7 @@ class RenderedSite(Server):
         for row in requests.get(f"{self.statistics};csv", timeout=5).text.splitlines():
             backend, server, *figures = row.split(",")
             match = re.fullmatch(r"all-(\d)", server)
-            if match and not backend.endswith("-cached") and figures[15] == "UP":
+            # `UP 1/2` is served while one more failure is awaited
+            if match and not backend.endswith("-cached") and figures[15].startswith("UP"):
                 up.add(names[int(match[1]) - 1])
         return up

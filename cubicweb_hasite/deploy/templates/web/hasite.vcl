@@ -41,7 +41,7 @@ acl balancers {
 
 sub vcl_init {
 {% for instance in here %}
-    # its neighbour takes its place, for what is cacheable
+    # its neighbour takes its place until the balancer has noticed
     new {{ instance.site }}{{ instance.number }}_or_neighbour = directors.fallback();
     {{ instance.site }}{{ instance.number }}_or_neighbour.add_backend({{ instance.site }}{{ instance.number }});
 {% if instance.number in neighbours[instance.site] %}
@@ -66,9 +66,10 @@ sub vcl_recv {
     }
 {% for instance in here %}
     if (local.socket == "{{ instance.site }}{{ instance.number }}") {
-        set req.backend_hint = {{ instance.site }}{{ instance.number }};
-        if (req.url ~ "{{ cacheable_path }}" || req.url ~ "{{ cacheable_query }}") {
-            set req.backend_hint = {{ instance.site }}{{ instance.number }}_or_neighbour.backend();
+        set req.backend_hint = {{ instance.site }}{{ instance.number }}_or_neighbour.backend();
+        # monitors tell of their own instance
+        if (req.url ~ "^/(livez|readyz|metrics)(\?|$)" || req.url ~ "[?&]vid=monitor_") {
+            set req.backend_hint = {{ instance.site }}{{ instance.number }};
         }
     }
 {% endfor %}
