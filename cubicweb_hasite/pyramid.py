@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cubicweb import ConfigurationError, _
+from cubicweb import ConfigurationError
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
@@ -36,8 +36,6 @@ from cubicweb_hasite.visibility import load_groups, readable_entity
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Response]
-
-UNAVAILABLE = _("The database cannot answer at the moment. Please try again.")
 
 # directories that CubicWeb serves to everybody alike (cubicweb_web.views.staticcontrollers)
 _STATIC = ("/data/", "/static/", "/fckeditor/")
@@ -152,7 +150,7 @@ def unavailable(error: Exception, request: Request) -> Response:
         # not left to `protect_caches`, which is not called after an error in a callback
         headers={"Retry-After": "1", "Cache-Control": caching.NO_STORE}
     )
-    response.explanation = translations[language][0](UNAVAILABLE)
+    response.explanation = translations[language][0](upstream.UNAVAILABLE)
     return response
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import NoReturn
 
-from cubicweb import ValidationError
+from cubicweb import ValidationError, _
 from cubicweb.server.repository import Repository, _BaseCnxSet, _CnxSetPool
 from cubicweb.server.sources.native import DefaultEidGenerator, NativeSQLSource
 from cubicweb.server.sqlutils import ConnectionWrapper
@@ -78,6 +78,10 @@ def _source_lines(controller: type) -> tuple[None, int]:
 @cache
 def _first_line(controller: type) -> int:
     return inspect.getsourcelines(controller)[1]
+
+
+#: what visitors are told then
+UNAVAILABLE = _("The database cannot answer at the moment. Please try again.")
 
 
 class NoConnection(Exception):
@@ -248,7 +252,11 @@ class _Connection(ConnectionWrapper):
         """The cursor, unless the transaction was lost and has not been rolled back since."""
         self._check_transaction()
         if self.cnx is None or self.cnx.closed:
-            self._open()
+            try:
+                self._open()
+            except self._source.DbapiError as error:
+                self._loss = error
+                raise
         return self._cu
 
     @cu.setter
@@ -257,9 +265,8 @@ class _Connection(ConnectionWrapper):
 
     def commit(self) -> None:
         self._check_transaction()
-        if self.cnx is None:  # it could not be opened again, and who was told has ignored it
-            raise NoConnection("lost during the transaction")
-        super().commit()
+        if self.cnx is not None:  # or it was closed by a rollback, after which nothing was done
+            super().commit()
 
     def rollback(self) -> None:
         """Roll back, or close what is too broken for it.
@@ -285,7 +292,7 @@ class _Connection(ConnectionWrapper):
         except self._source.DbapiError as error:
             self.failed = True
             log.info("connection thrown away: %s", error)
-            self.cnx.close()
+            self.close()
 
     def reconnect(self) -> NoReturn:
         """Let the error through: the transaction is lost, and is not to be gone on with.

@@ -217,7 +217,7 @@ def test_image_that_is_not_cached_yet(site: RenderedSite) -> None:
 
 
 def test_form_sent_to_a_killed_instance(site: RenderedSite) -> None:
-    """Squid sent nothing yet, and gives it to the neighbour; Apache and Varnish say that they can't,
+    """Squid sent nothing yet, and gives it to the neighbour; Apache and Varnish refuse it,
     and the balancer never sends it twice."""
     admin = visitor(site, ADDRESSES[0])
     admin.get("login")

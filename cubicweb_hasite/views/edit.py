@@ -9,7 +9,7 @@ from logilab.common.registry import yes
 
 from cubicweb_hasite import replacement
 from cubicweb_hasite.hooks import changed_meanwhile
-from cubicweb_hasite.upstream import settle_failed_edit
+from cubicweb_hasite.upstream import UNAVAILABLE, settle_failed_edit, unavailability
 
 
 class EditController(editcontroller.EditController):
@@ -20,11 +20,17 @@ class EditController(editcontroller.EditController):
     _replaced: dict[int, int | None] | None = None
 
     def publish(self, rset=None):
+        unavailable = tuple(unavailability(self._cw.cnx.repo.system_source))
         try:
             return super().publish(rset)
         except ValidationError as error:
             settle_failed_edit(self._cw, error)
             raise
+        except unavailable as error:
+            if not self._cw.ajax_request:
+                raise  # the answer is 503
+            # `validateform` would show the query
+            raise ValidationError(None, {None: UNAVAILABLE}) from error
         except (UnknownEid, self._cw.cnx.repo.system_source.DbapiError):
             # perhaps a link to an entity that was replaced since the form was made
             self._cw.cnx.rollback()
