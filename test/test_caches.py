@@ -282,6 +282,7 @@ def test_former_urls(open_site: Site) -> None:
             assert (response.status_code, is_hit(response)) == (301, hit)
             assert "Set-Cookie" not in response.headers
             assert response.headers["Location"].endswith(template.format(eid=current))
+    assert stranger.get(f"/file/{current}/raw/a.png").content == picture("green")
 
     former = create_image(open_site, "blue", public=False)
     current = replace_image(open_site, former, "green")
