@@ -1,16 +1,41 @@
-"""Read the bytes of an entity in slices: the driver would hold large ones three times.
+"""Read in SQL what the database has of an entity.
 
-To be called for entities whose bytes the visitor may read: see :mod:`cubicweb_hasite.visibility`.
+Its attributes in one query, at a tenth of the cost of RQL; its bytes in slices, since the driver
+would hold large ones three times. Permissions are not asked: see
+:mod:`cubicweb_hasite.visibility`.
 """
+
+from collections.abc import Iterable
 
 from cubicweb import Binary
 from cubicweb.entity import Entity
+from cubicweb.schema import CubicWebEntitySchema
+from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 #: how much is asked of PostgreSQL at once, in bytes
 SLICE = 2**20
 _WHOLE = 2**31 - 1
 _CURSOR = "hasite_slices"
+
+
+def attributes(eschema: CubicWebEntitySchema) -> list[str]:
+    """Return the names of the attributes that :func:`row` can read, which are not bytes."""
+    return [
+        rschema.type
+        for rschema, target in eschema.attribute_definitions()
+        if target.type not in ("Bytes", "Password") and rschema.type != "eid" and not rschema.rule
+    ]
+
+
+def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str, object] | None:
+    """Return attributes of an entity, by their names; None if it is gone."""
+    names = list(names)
+    columns = ", ".join(SQL_PREFIX + name for name in names) or "1"
+    values = cnx.system_sql(
+        f"SELECT {columns} FROM {SQL_PREFIX}{etype} WHERE {SQL_PREFIX}eid=%(eid)s", {"eid": eid}
+    ).fetchone()
+    return None if values is None else dict(zip(names, values, strict=False))
 
 
 def load(entity: Entity, attribute: str) -> None:

@@ -11,10 +11,9 @@ from cubicweb.predicates import is_instance
 from cubicweb.schema import CubicWebEntitySchema
 from cubicweb.server import hook
 from cubicweb.server.session import NO_UNDO_TYPES, Connection
-from cubicweb.server.sqlutils import SQL_PREFIX
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import metrics, purge, replacement
+from cubicweb_hasite import data, metrics, purge, replacement
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
@@ -209,7 +208,9 @@ class PurgeOp(hook.DataOperationMixIn, hook.Operation):
         """
         if cnx.added_in_transaction(eid):
             return  # they have nothing of it yet
-        stored = _stored_attributes(cnx, eid)
+        etype = cnx.entity_type(eid)
+        names = data.attributes(cnx.vreg.schema.entity_schema_for(etype))
+        stored = data.row(cnx, etype, eid, names)
         if stored is None:
             return  # another transaction has deleted it, and purges it
         entity = _entity(cnx, eid, stored)
@@ -240,22 +241,3 @@ def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Enti
     entity.eid = eid
     entity.cw_attr_cache.update(attributes)
     return entity
-
-
-def _stored_attributes(cnx: Connection, eid: int) -> dict[str, object] | None:
-    """Return the attributes that the database has of an entity, but for its data.
-
-    None if the entity is gone. They are read in SQL, at a tenth of the cost of RQL.
-    """
-    eschema = cnx.vreg.schema.entity_schema_for(cnx.entity_type(eid))
-    names = [
-        rschema.type
-        for rschema, target in eschema.attribute_definitions()
-        if target.type not in ("Bytes", "Password") and rschema.type != "eid" and not rschema.rule
-    ]
-    columns = ", ".join(SQL_PREFIX + name for name in names)
-    row = cnx.system_sql(
-        f"SELECT {columns} FROM {SQL_PREFIX}{eschema.type} WHERE {SQL_PREFIX}eid=%(eid)s",
-        {"eid": eid},
-    ).fetchone()
-    return None if row is None else dict(zip(names, row, strict=True))

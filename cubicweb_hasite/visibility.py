@@ -5,7 +5,7 @@ from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite import data, replacement
 
 
 def load_groups(cnx: Connection) -> None:
@@ -38,23 +38,16 @@ def readable_entity(cnx: Connection, eid: int) -> Entity | None:
     entity = cnx.entity_from_eid(eid, etype)
     if not entity.cw_has_perm("read"):
         return None
-    attributes = []
-    for rschema, target in entity.e_schema.attribute_definitions():
-        if rschema.type == "eid" or rschema.rule:
-            continue
-        rdef = entity.e_schema.relation_definition(rschema)
-        allowed = rdef.has_perm(cnx, "read", eid=eid)
-        if target.type == "Bytes" and not allowed:
+    eschema = entity.e_schema
+
+    def allowed(name: str) -> bool:
+        return eschema.relation_definition(name).has_perm(cnx, "read", eid=eid)
+
+    for rschema, target in eschema.attribute_definitions():
+        if target.type == "Bytes" and not allowed(rschema.type):
             return None
-        if target.type not in ("Bytes", "Password") and allowed:
-            attributes.append(rschema.type)
-    columns = ", ".join(SQL_PREFIX + attribute for attribute in attributes)
-    table = SQL_PREFIX + etype
-    source = cnx.repo.system_source
-    rows = source.sqlexec(
-        cnx, f"SELECT {columns} FROM {table} WHERE {SQL_PREFIX}eid=%(eid)s", {"eid": eid}
-    )
-    if not rows:
+    values = data.row(cnx, etype, eid, filter(allowed, data.attributes(eschema)))
+    if values is None:
         return None
-    entity.cw_attr_cache.update(zip(attributes, rows[0], strict=True))
+    entity.cw_attr_cache.update(values)
     return entity
