@@ -4,12 +4,20 @@ A response that shared caches may store holds only what an anonymous visitor may
 no cookie, and varies on nothing that a visitor controls.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from cubicweb import ConfigurationError
 from webob import Response
 
 NO_STORE = "no-store"
 #: how long a redirect from a former eid may be kept, in seconds: short, since an image may be
 #: replaced again, but longer than Squid's `minimum_expiry_time`, 60 seconds
 REDIRECT_MAX_AGE = 120
+#: Under this name, followed by a language and the path that was asked for, caches know pages of
+#: anonymous visitors. A name of their own, rather than a header in `Vary`: Squid 5.7 with
+#: `collapsed_forwarding` forgets all variants of a URL when it asks for another one.
+ANONYMOUS = "/_anonymous/"
 _ONE_YEAR = 365 * 24 * 3600
 
 
@@ -33,13 +41,46 @@ def redirect_cache_control(*, shared: bool) -> str:
     return cache_control(shared=shared, max_age=REDIRECT_MAX_AGE)
 
 
-def protect(response: Response, *, static: bool) -> None:
+def page_ages(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return how long pages may be kept, in seconds, by their views.
+
+    :raises ConfigurationError: the option makes no sense.
+    """
+    found = {}
+    for entry in config.get("hasite-page-max-age", ()):
+        view, _colon, age = (part.strip() for part in entry.rpartition(":"))
+        if not view or not age.isdecimal() or not int(age):
+            raise ConfigurationError(
+                f"option hasite-page-max-age: {entry!r} is not a view and 1 second or more, "
+                "such as index:10"
+            )
+        found[view] = int(age)
+    return found
+
+
+def page_languages(config: Any) -> set[str]:
+    """Return the languages in which pages of an instance may be asked for."""
+    return set(config.available_languages())
+
+
+def page_cache_control(age: int) -> str:
+    """Return the value of Cache-Control for a page that is the same for all anonymous visitors.
+
+    Browsers do not keep it: their user may log in meanwhile.
+
+    :param age: for how long shared caches may keep it, in seconds
+    """
+    return f"public, max-age=0, s-maxage={age}"
+
+
+def protect(response: Response, *, static: bool, own: bool = False) -> None:
     """Keep what another view answered from shared caches, unless it says `public` itself.
 
     CubicWeb's own pages depend on who asks, and some caches store a response without any
     `Cache-Control`. Errors, and redirects that are not said to be cacheable, nobody stores.
 
     :param static: whether it is a static file, which is the same for all and needs no cookie
+    :param own: whether it is the visitor's own even if it says `public`
     """
     headers = response.headers
     value = headers.get("Cache-Control", "")
@@ -50,6 +91,8 @@ def protect(response: Response, *, static: bool) -> None:
         300 <= response.status_code < 400 and response.status_code != 304 and not value
     ):
         headers["Cache-Control"] = NO_STORE
+    elif own:
+        headers["Cache-Control"] = "private, no-cache"
     elif static or directives & {"public", "s-maxage"}:
         if "Set-Cookie" in headers:
             del headers["Set-Cookie"]  # all of them

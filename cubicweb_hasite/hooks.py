@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from cubicweb import Binary, UnknownEid, ValidationError
 from cubicweb.entity import Entity, EntityAdapter
 from cubicweb.predicates import is_instance
-from cubicweb.schema import CubicWebEntitySchema
+from cubicweb.schema import INTERNAL_TYPES, META_RTYPES, CubicWebEntitySchema
 from cubicweb.server import hook
 from cubicweb.server.session import NO_UNDO_TYPES, Connection
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import data, metrics, purge, replacement
+from cubicweb_hasite import caching, data, metrics, purge, replacement
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
@@ -234,6 +234,67 @@ class PurgeOp(hook.DataOperationMixIn, hook.Operation):
     def postcommit_event(self) -> None:
         for purger in purge.purgers(self.cnx.vreg.config):
             purger.add(self._paths)
+
+
+class PurgePagesHook(hook.Hook):
+    """Purge the pages where an entity is shown when it is added, changed or deleted."""
+
+    __regid__ = "hasite.purge_pages"
+    __select__ = hook.Hook.__select__ & ~is_instance("FormerEid", *INTERNAL_TYPES)
+    events = ("after_add_entity", "before_update_entity", "before_delete_entity")
+    category = _CATEGORY
+
+    def __call__(self) -> None:
+        edited = self.entity.cw_edited if self.event == "before_update_entity" else ()
+        # those of a user are not renewed each time he logs in
+        if set(edited) != {"last_login_time", "modification_date"}:
+            PurgePagesOp.add(self._cw, self.entity.eid)
+
+
+class PurgePagesOnRelationHook(hook.Hook):
+    """Purge the pages of both entities when a relation between them is added or deleted."""
+
+    __regid__ = "hasite.purge_pages_on_relation"
+    __select__ = hook.Hook.__select__ & ~hook.match_rtype(*META_RTYPES)
+    events = ("after_add_relation", "before_delete_relation")
+    category = _CATEGORY
+
+    def __call__(self) -> None:
+        for eid in (self.eidfrom, self.eidto):
+            PurgePagesOp.add(self._cw, eid)
+
+
+class PurgePagesOp(hook.DataOperationMixIn, hook.Operation):
+    """Purge pages once the transaction is committed, under their URLs before and after it."""
+
+    containercls = dict
+    _paths: frozenset[str] | set[str] = frozenset()
+
+    @classmethod
+    def add(cls, cnx: Connection, eid: int) -> None:
+        """Purge the pages where an entity is shown."""
+        config = cnx.vreg.config
+        if purge.purgers(config) and caching.page_ages(config):
+            pages = cls.get_instance(cnx)._container
+            if eid not in pages:
+                pages[eid] = _page_urls(cnx, eid)
+
+    def precommit_event(self) -> None:
+        urls = set()
+        for eid, before in self.get_data().items():
+            urls |= before
+            if not self.cnx.deleted_in_transaction(eid):
+                urls |= _page_urls(self.cnx, eid)
+        self._paths = purge.page_paths(self.cnx, urls)
+
+    def postcommit_event(self) -> None:
+        for purger in purge.purgers(self.cnx.vreg.config):
+            purger.add(self._paths)
+
+
+def _page_urls(cnx: Connection, eid: int) -> set[str]:
+    with cnx.security_enabled(read=False):
+        return purge.page_urls(cnx.entity_from_eid(eid))
 
 
 def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Entity:

@@ -23,6 +23,8 @@ from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
+from cubicweb_hasite.caching import ANONYMOUS, page_languages
+
 log = logging.getLogger(__name__)
 
 #: for how long a cache may keep us waiting, in seconds
@@ -217,6 +219,29 @@ def entity_urls(entity: Entity) -> set[str]:
     return urls
 
 
+def page_urls(entity: Entity) -> set[str]:
+    """Return the URLs of the pages where an entity is shown, below that of the site.
+
+    Its own, the list of its type, and the home page.
+    """
+    etype = entity.cw_etype.lower()
+    return {entity.rest_path(), f"{etype}/{entity.eid}", f"{entity.eid}", etype, ""}
+
+
+def page_paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
+    """Return the paths under which caches keep the pages of anonymous visitors."""
+    names = [f"{ANONYMOUS}{language}" for language in page_languages(cnx.vreg.config)]
+    return {name + path for name in names for path in _paths(cnx, urls)}
+
+
+def _paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
+    config = cnx.vreg.config
+    prefixes = [urlsplit(cnx.base_url()).path]
+    if config.get("language-mode") == "url-prefix":
+        prefixes += [f"{prefixes[0]}{language}/" for language in config.available_languages()]
+    return {prefix + url for prefix in prefixes for url in urls}
+
+
 def paths(cnx: Connection, urls: Mapping[int, set[str]]) -> set[str]:
     """Return the paths, with query strings, that visitors ask for when they follow URLs.
 
@@ -230,11 +255,7 @@ def paths(cnx: Connection, urls: Mapping[int, set[str]]) -> set[str]:
         found |= {
             re.sub(rf"(^|/){eid}(?=[/?])", rf"\g<1>{former}", url, count=1) for url in urls[eid]
         }
-    config = cnx.vreg.config
-    prefixes = [urlsplit(cnx.base_url()).path]
-    if config.get("language-mode") == "url-prefix":
-        prefixes += [f"{prefixes[0]}{language}/" for language in config.available_languages()]
-    return {prefix + url for prefix in prefixes for url in found}
+    return _paths(cnx, found)
 
 
 def _former_eids(cnx: Connection, eids: Iterable[int]) -> Iterator[tuple[int, int]]:

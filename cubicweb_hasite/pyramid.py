@@ -22,6 +22,7 @@ from cubicweb_hasite import (
     health,
     management,
     metrics,
+    pages,
     probes,
     upstream,
 )
@@ -74,6 +75,7 @@ def includeme(config: Configurator) -> None:
             under=EXCVIEW,
             over="cubicweb_web.bwcompat.TweenHandler",
         )
+    config.include(pages)
     config.add_subscriber(protect_caches, NewResponse)
     management.start(repo)
 
@@ -174,9 +176,12 @@ def _lost_connection(request: Request) -> bool:
 
 
 def protect_caches(event: NewResponse) -> None:
-    """Apply :func:`caching.protect` to what any view of the instance answers."""
-    path = event.request.environ.get("PATH_INFO", "")  # which need not be UTF-8
-    caching.protect(event.response, static=path.startswith(_STATIC))
+    """Apply :func:`caching.protect` to what any view of the instance answers, but shared pages."""
+    request, response = event.request, event.response
+    if not pages.share(request, response):
+        path = request.environ.get("PATH_INFO", "")  # which need not be UTF-8
+        static = path.startswith(_STATIC)
+        caching.protect(response, static=static, own=pages.is_anonymous(request))
 
 
 def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:

@@ -14,6 +14,19 @@ options = (
         },
     ),
     (
+        "hasite-page-max-age",
+        {
+            "type": "csv",
+            "default": (),
+            "help": "for how long shared caches may keep the pages of anonymous visitors, in "
+            "seconds, by the view that makes them, e.g. `index:10,primary:30`. Pages with a form, "
+            "a message or a login are never kept. The caches must tell anonymous visitors from "
+            "others: see docs/operate.md.",
+            "group": "hasite",
+            "level": 1,
+        },
+    ),
+    (
         "hasite-replace-always",
         {
             "type": "yn",

@@ -22,6 +22,9 @@ from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
 _TEMPLATES = Path(__file__).parent / "templates"
 _FIGURES = Path(__file__).parent.parent / "monitoring"
 
+# name of the pages of anonymous visitors in caches: that of cubicweb_hasite.caching, which needs
+# CubicWeb
+_ANONYMOUS = "/_anonymous/"
 # URLs whose answers a shared cache may keep: those of downloads and static files
 _CACHEABLE_PATH = r"^/(data|static|fckeditor)/|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
 _CACHEABLE_QUERY = r"^/([a-z]+/)?[0-9]+\?vid=download$"
@@ -77,6 +80,8 @@ class _Renderer:
             "cacheable_query": _CACHEABLE_QUERY,
             "balancer_addresses": [host.address for host in site.balancers.values()],
             "web_addresses": [host.address for host in site.web.values()],
+            "anonymous": _ANONYMOUS,
+            "shares_pages": any(web.shares_pages for web in site.sites.values()),
             "tls": bool(certificates),
             "certificates": [
                 path if path.startswith("/") else f"/etc/haproxy/certs/{posixpath.basename(path)}"

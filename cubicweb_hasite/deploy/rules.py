@@ -130,6 +130,12 @@ def _web_site_problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
             problem = _certificate_problem(folder / web_site.certificate)
             if problem:
                 yield (*key, "certificate"), problem
+        if web_site.shares_pages and not web_site.languages:
+            yield (
+                (*key, "languages"),
+                "it is missing, and pages are kept for anonymous visitors "
+                '(hasite-page-max-age); give the languages of the pages, such as ["en"]',
+            )
         if web_site.options.get("hasite-monitor-access", "open") != "open":
             yield (
                 (*key, "options", "hasite-monitor-access"),

@@ -74,6 +74,8 @@ def _url(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 Interface = Annotated[str, AfterValidator(_interface)]
 AbsolutePath = Annotated[str, AfterValidator(_path)]
+#: as in the header `Accept-Language`
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Za-z]{2,4})?$")]
 URL = Annotated[str, AfterValidator(_url)]
 HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$")]
 #: it is a part of names of files, of units and of databases
@@ -136,9 +138,18 @@ class WebSite(Section):
     """First port of the instances on each web server, in the same way."""
     management_port: Port = 9081
     """First management port of the instances (`/readyz`, `/metrics`), in the same way."""
+    languages: list[Language] = []
+    """Languages of its pages, of which browsers ask for one, such as `["en", "fr"]`; the first for
+    those that ask for another. Only for the option `hasite-page-max-age`, by which caches keep
+    the pages of anonymous visitors."""
     options: dict[str, str | int | float | bool] = {}
     """Options of the CubicWeb instance, by their names, such as `"hasite-image-max-age" = 3600`.
     Those that hold a secret belong in its secrets file on the web servers."""
+
+    @property
+    def shares_pages(self) -> bool:
+        """Whether caches keep the pages of anonymous visitors."""
+        return bool(self.options.get("hasite-page-max-age"))
 
     @property
     def scheme(self) -> str:

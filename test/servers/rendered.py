@@ -30,6 +30,7 @@ cache_port = {cache}
 apache_port = {apache}
 instance_port = {instance}
 management_port = {management}
+{site_keys}
 
 [balancer]
 http_port = {http}
@@ -51,7 +52,13 @@ port = {postgresql}
 
 
 def site_file(
-    name: str, *, cache: str, apache: bool, configuration: Path, postgresql: int
+    name: str,
+    *,
+    cache: str,
+    apache: bool,
+    configuration: Path,
+    postgresql: int,
+    site_keys: str = "",
 ) -> tuple[str, dict[str, int]]:
     """Return a site file for one host, on free ports of loopback, and these ports.
 
@@ -59,6 +66,7 @@ def site_file(
     :param cache: `squid` or `varnish`
     :param configuration: the folder of the instance's configuration
     :param postgresql: port of PostgreSQL
+    :param site_keys: other keys of the site, in TOML
     """
     names = (
         "http",
@@ -79,6 +87,7 @@ def site_file(
         postgresql=postgresql,
         apache_section=section,
         cache_program=cache,
+        site_keys=site_keys,
         **ports,
     )
     return text, ports

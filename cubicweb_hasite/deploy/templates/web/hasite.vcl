@@ -78,6 +78,12 @@ sub vcl_recv {
         && (req.url ~ "{{ cacheable_path }}" || req.url ~ "{{ cacheable_query }}")) {
         return (hash);
     }
+{% if shares_pages %}
+    # named so by the balancer: a page may be the same for all anonymous visitors
+    if (req.url ~ "^{{ anonymous }}" && (req.method == "GET" || req.method == "HEAD")) {
+        return (hash);
+    }
+{% endif %}
     return (pass);
 }
 
@@ -90,6 +96,11 @@ sub vcl_backend_response {
     }
     # served stale while the instances are down or slow
     set beresp.grace = 7d;
+{% if shares_pages %}
+    if (bereq.url ~ "^{{ anonymous }}") {
+        set beresp.grace = 0s;
+    }
+{% endif %}
 }
 
 sub vcl_deliver {

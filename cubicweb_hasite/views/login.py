@@ -1,0 +1,34 @@
+"""A link to the login instead of the form that CubicWeb hides in the header of each page.
+
+The form holds a token of the visitor, so that no page with it could be shared.
+"""
+
+from cubicweb_web.views.basecomponents import CookieLoginComponent
+from logilab.common.registry import objectify_predicate
+
+from cubicweb_hasite import caching
+
+
+@objectify_predicate
+def shares_pages(_cls, req, **_kwargs) -> int:
+    """Select where caches may keep pages of anonymous visitors."""
+    return int(bool(caching.page_ages(req.vreg.config)))
+
+
+class LoginLink(CookieLoginComponent):
+    """The link to the login page, which leads back."""
+
+    __select__ = CookieLoginComponent.__select__ & shares_pages()
+
+    def render(self, w) -> None:
+        """Write it."""
+        req = self._cw
+        req.add_css("cubicweb.pictograms.css")
+        path = req.relative_path()
+        url = req.build_url("login", **({"postlogin_path": path} if path else {}))
+        w(
+            '<a class="logout icon-login" title="%s" href="%s">%s</a>',
+            req._("login / password"),
+            url,
+            req._("i18n_login_popup"),
+        )
