@@ -73,6 +73,17 @@ options = (
         },
     ),
     (
+        "hasite-remember-options",
+        {
+            "type": "yn",
+            "default": True,
+            "help": "look up once what the environment says of an option, not at each use: "
+            "a sixth of the cost of a page. No to change CW_ variables in a running process.",
+            "group": "hasite",
+            "level": 3,
+        },
+    ),
+    (
         "hasite-instance-name",
         {
             "type": "string",
