@@ -8,7 +8,15 @@ from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.cwctl import CWCTL
 from cubicweb.toolsutils import Command
 
-from cubicweb_hasite import draining
+from cubicweb_hasite import draining, journal, rolling
+
+
+def _note(folder: Path, what: str, result: str) -> None:
+    """Add a line to a journal; that it cannot be written stops nobody at work."""
+    try:
+        journal.append(folder, what, result)
+    except OSError as error:
+        print(f"not in the journal {folder / journal.NAME}: {error.strerror}", file=sys.stderr)
 
 
 class DrainCommand(Command):
@@ -72,8 +80,10 @@ class DrainCommand(Command):
                 f"hasite-drain: cannot write {error.filename}: {error.strerror}; run it as a user "
                 "who may, with the CW_RUNTIME_DIR of the processes"
             ) from error
+        result = "in service again" if self["undo"] else "being drained"
+        _note(Path(config.apphome), f"hasite-drain {'--undo ' * self['undo']}{name}", result)
         if not self["wait"]:
-            print(f"{name} is {'in service again' if self['undo'] else 'being drained'}")
+            print(f"{name} is {result}")
             return
         try:
             draining.wait(config, self["quiet"], self["timeout"])
@@ -85,6 +95,46 @@ class DrainCommand(Command):
                 "here, with the same CW_RUNTIME_DIR?"
             ) from error
         print(f"{name} is drained")
+
+
+class AcceptCommand(Command):
+    """Let the running processes of an instance serve with other versions in the database.
+
+    Where a rehearsal has shown that they may, /readyz stays 200 while and after the database is
+    upgraded to exactly these versions. It concerns the processes on this host.
+
+    <instance>
+      identifier of the instance.
+
+    <versions>
+      those of the upgraded database, as monitor_version writes them: "cubicweb: 5.0.1 | file: …".
+    """
+
+    name = "hasite-accept"
+    arguments = "<instance> [<versions>]"
+    min_args, max_args = 1, 2
+    options = (
+        (
+            "undo",
+            {"action": "store_true", "default": False, "help": "those installed alone again."},
+        ),
+    )
+
+    def run(self, args: list[str]) -> None:
+        """Write or remove the file."""
+        name, *versions = args
+        if self["undo"] == bool(versions):
+            raise ExecutionError("hasite-accept: give versions, or --undo")
+        CubicWebConfiguration.instance_home(name)  # which raises if there is no such instance
+        config = CubicWebConfiguration.config_for(name)
+        accepted = versions[0] if versions else None
+        try:
+            rolling.accept(config, accepted)
+        except (OSError, ValueError) as error:
+            raise ExecutionError(f"hasite-accept: {error}") from error
+        result = f"accepts {accepted}" if accepted else "accepts the versions installed alone"
+        _note(Path(config.apphome), f"hasite-accept {name}", result)
+        print(f"{name} {result}")
 
 
 def _require_deploy() -> None:
@@ -160,9 +210,11 @@ class RenderCommand(Command):
                 differences = output.diff(rendering, folder, self.config.host)
                 print(differences, end="")
                 sys.exit(1 if differences else 0)
-            output.write(rendering, folder)
+            changed = output.write(rendering, folder)
         except (load.SiteError, output.RenderError) as error:
             sys.exit(str(error))
+        if changed:
+            _note(path.absolute().parent, f"hasite-render {path} {folder}", f"{changed} changes")
         print(f"{len(rendering)} files are in {folder}; begin with {folder / 'README.md'}")
 
 
@@ -204,5 +256,169 @@ class CheckCommand(Command):
         sys.exit(1 if check.failed(results, strict=self.config.strict) else 0)
 
 
-for command in (DrainCommand, InitCommand, RenderCommand, CheckCommand):
+def _require_rehearsal() -> None:
+    """Exit with one line if the packages of the extra `rehearse` are missing."""
+    try:
+        import markdown_it  # noqa: F401
+        import psycopg2  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"{error.name} is missing: pip install 'cubicweb-hasite[rehearse]'")
+    _require_deploy()
+
+
+class RehearseCommand(Command):
+    """Rehearse an upgrade on a copy of production, which is only read.
+
+    Run it on the pre-production server, as its section [preproduction] says. What was begun and
+    not ended goes on where it stopped. The exit status is 0 if production can be upgraded by the
+    report, in rehearsal-<date>/report.html.
+
+    <site file>
+      what describes the site; see hasite-init.
+    """
+
+    name = "hasite-rehearse"
+    arguments = "<site file>"
+    min_args = max_args = 1
+    options = (
+        (
+            "fresh",
+            {
+                "action": "store_true",
+                "default": False,
+                "help": "begin with a new copy, even if another rehearsal could go on",
+            },
+        ),
+        (
+            "keep",
+            {
+                "action": "store_true",
+                "default": False,
+                "help": "keep the upgraded copy and the new environment, to look at them",
+            },
+        ),
+    )
+
+    def run(self, args):
+        """Rehearse, and say where the report is."""
+        _require_rehearsal()
+        from cubicweb_hasite.deploy import load
+        from cubicweb_hasite.rehearsal import Refused, RehearsalError, run
+        from cubicweb_hasite.rehearsal.console import Console
+
+        path = Path(args[0])
+        what = f"hasite-rehearse {path}"
+        try:
+            site_file = load.load(path)
+            rehearsal = run.rehearse(
+                site_file, Console(), fresh=self.config.fresh, keep=self.config.keep
+            )
+        except load.SiteError as error:
+            sys.exit(str(error))
+        except Refused as error:
+            _note(path.absolute().parent, what, f"refused: {error}")
+            sys.exit(f"refused: {error}")
+        except RehearsalError as error:
+            sys.exit(str(error))
+        _note(path.absolute().parent, what, f"{rehearsal.verdict}: {rehearsal.id}/report.md")
+        print(f"{rehearsal.verdict}: see {rehearsal.folder}/report.html")
+        sys.exit(0 if rehearsal.verdict in ("rolling", "stopped") else 1)
+
+
+class UpgradeCommand(Command):
+    """Upgrade production by a rehearsal: command by command, each checked.
+
+    It stops, with the way back, when a check fails; run again it goes on there.
+
+    <site file>
+      what describes the site, as it was rehearsed.
+    """
+
+    name = "hasite-upgrade"
+    arguments = "<site file>"
+    min_args = max_args = 1
+    options = (
+        (
+            "runbook",
+            {
+                "type": "string",
+                "metavar": "<rehearsal-…>",
+                "default": None,
+                "help": "folder of the rehearsal, beside the site file",
+            },
+        ),
+        (
+            "yes",
+            {
+                "action": "store_true",
+                "default": False,
+                "help": "do not ask before each stage",
+            },
+        ),
+    )
+
+    def run(self, args):
+        """Upgrade, and tell the journal of each stage."""
+        _require_rehearsal()
+        from cubicweb_hasite.deploy import load
+        from cubicweb_hasite.rehearsal import RehearsalError, run, upgrade
+        from cubicweb_hasite.rehearsal.console import Console
+
+        path = Path(args[0])
+        if not self.config.runbook:
+            sys.exit("give the folder of the rehearsal: --runbook rehearsal-…")
+        parent = path.absolute().parent
+        what = f"hasite-upgrade {path} --runbook {self.config.runbook}"
+
+        def confirm(title: str) -> bool:
+            return self.config.yes or input(f"{title}? [Y/n] ").strip().lower() in ("", "y", "yes")
+
+        try:
+            site_file = load.load(path)
+            with run.alone(parent):
+                rehearsal = upgrade.check(site_file, Path(self.config.runbook))
+                _note(parent, what, "begins")
+                upgrade.upgrade(site_file, rehearsal, Console(), confirm)
+        except load.SiteError as error:
+            sys.exit(str(error))
+        except RehearsalError as error:
+            _note(parent, what, f"stopped: {error}")
+            sys.exit(f"stopped: {error}\n{error.details}".strip())
+        _note(parent, what, "done")
+        print("production is upgraded")
+
+
+class JournalCommand(Command):
+    """Add a line to the journal of a site: what was done by hand, and with what result.
+
+    <site file>
+      beside which the journal is, in journal.md.
+
+    <what>
+      what was done.
+
+    <result>
+      with what result.
+    """
+
+    name = "hasite-journal"
+    arguments = "<site file> <what> [<result>]"
+    min_args, max_args = 2, 3
+
+    def run(self, args):
+        """Add the line."""
+        path, what, result = Path(args[0]), args[1], "".join(args[2:])
+        if not path.is_file():
+            sys.exit(f"{path} is no site file")
+        try:
+            journal.append(path.absolute().parent, what, result)
+        except OSError as error:
+            sys.exit(f"{error.filename}: {error.strerror}")
+
+
+for command in (
+    *(DrainCommand, AcceptCommand, InitCommand, RenderCommand, CheckCommand),
+    *(RehearseCommand, UpgradeCommand, JournalCommand),
+):
     CWCTL.register(command)

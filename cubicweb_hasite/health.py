@@ -16,7 +16,7 @@ from cubicweb import ConfigurationError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
 
-from cubicweb_hasite import caching, metrics, probes
+from cubicweb_hasite import caching, metrics, probes, rolling
 from cubicweb_hasite.__pkginfo__ import version
 from cubicweb_hasite.draining import is_draining
 from cubicweb_hasite.probes import Reading
@@ -149,8 +149,15 @@ def readiness(repo: Repository) -> dict[str, Reading]:
         "monitor_db": probes.read("monitor_db", repo),
     }
     if readings["monitor_db"].checked:
-        readings["monitor_version"] = probes.read("monitor_version", repo)
+        readings["monitor_version"] = _accepted(repo, probes.read("monitor_version", repo))
     return readings
+
+
+def _accepted(repo: Repository, reading: Reading) -> Reading:
+    """Return a reading that is well too where the versions of the database are accepted."""
+    if not reading.ok and reading.figures and rolling.is_accepted(repo.config, **reading.figures):
+        return Reading(True, "the versions of the database are accepted", reading.figures)
+    return reading
 
 
 def _summary(failures: list[Reading]) -> str:

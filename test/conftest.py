@@ -12,6 +12,7 @@ from pathlib import Path
 
 import backend
 import pytest
+from rehearsing import Production
 from servers.instance import Instance, Process
 from servers.postgresql import Database, PostgreSQL
 from servers.squid import Squid
@@ -85,6 +86,13 @@ def postgresql(server_directory: Callable[[str], Path]) -> Iterator[PostgreSQL]:
     """A running PostgreSQL server of the test's own, to be mistreated."""
     with PostgreSQL(server_directory("postgresql")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def production(server_directory: Callable[[str], Path]) -> Iterator[Production]:
+    """A production whose upgrade is rehearsed, as its former version left it."""
+    with Production(server_directory("production")).running() as production:
+        yield production
 
 
 def _instance(

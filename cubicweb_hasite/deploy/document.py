@@ -44,6 +44,8 @@ _EXAMPLE: dict[str, Any] = {
     "patroni": {},
     "prometheus": {},
     "nagios": {"contact": "admin@example.org"},
+    "upgrade": {"checks": [{"path": "/", "text": "Welcome"}]},
+    "preproduction": {"address": "10.0.0.51"},
 }
 
 
@@ -122,7 +124,9 @@ _KINDS = {
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f'"{key}" = {_toml(item)}' for key, item in value.items()) + "}"
-    return json.dumps(value)  # strings, numbers, booleans and lists of them are the same in TOML
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)  # strings, numbers and booleans are the same in TOML
 
 
 def _text(docstring: str) -> str:

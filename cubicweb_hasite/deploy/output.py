@@ -36,11 +36,12 @@ class File:
 Rendering = dict[str, File]
 
 
-def write(rendering: Rendering, folder: Path) -> None:
+def write(rendering: Rendering, folder: Path) -> int:
     """Make a folder hold a rendering: all of it, or nothing changes.
 
     Files that an earlier rendering left there are removed; others, such as `.git`, are kept.
 
+    :return: how many files were added, changed or removed since the earlier rendering
     :raises RenderError: the folder cannot be written to, or holds something else.
     """
     try:
@@ -63,6 +64,8 @@ def write(rendering: Rendering, folder: Path) -> None:
                 os.replace(Path(staging, path), folder / path)
         for path in old.keys() - rendering.keys():
             _remove(folder, path)
+        new = _manifest(folder)
+        return sum(old.get(path) != new.get(path) for path in old.keys() | new.keys())
     except OSError as error:
         raise RenderError(f"{error.filename or folder}: {error.strerror}") from error
 

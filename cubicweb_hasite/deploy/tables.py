@@ -45,6 +45,11 @@ def hba(site: Site) -> Iterator[str]:
         for name in site.sites:
             database = site.database_name(name)
             yield f"host {database} {database} {_network(host)} scram-sha-256"
+    if site.preproduction and site.preproduction.address:
+        databases = ",".join(map(site.database_name, site.sites))
+        reader, address = site.preproduction.reader, site.preproduction.address
+        network = f"{address}/{ip_address(address).max_prefixlen}"
+        yield f"host {databases} {reader} {network} scram-sha-256"
 
 
 def _network(host: Host) -> str:

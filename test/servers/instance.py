@@ -52,6 +52,8 @@ class Instance:
         rest_html: bool = False,
     ) -> None:
         self.directory = directory
+        #: cubicweb-ctl of the version that it runs
+        self.ctl_path = CUBICWEB_CTL
         self.rest_html = rest_html
         self.cubes = cubes
         self.database = database
@@ -87,7 +89,7 @@ class Instance:
         :raises RuntimeError: it failed.
         """
         result = subprocess.run(
-            [CUBICWEB_CTL, *args],
+            [self.ctl_path, *args],
             env=self.environ(),
             cwd=self.directory,
             input=script,

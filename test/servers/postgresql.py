@@ -47,6 +47,7 @@ class PostgreSQL(Server):
     :param directory: a new directory for the cluster, with a short path (it holds the socket).
         Run by root, the server runs as user `postgres`, who must be able to reach it.
     :param port: TCP port, by default a free one
+    :param listen: where it listens besides, as PostgreSQL's `listen_addresses`: `*`
     :param max_connections: how many clients it takes at a time
     :param primary: a running server of which it is to be a standby, until it is promoted
     :raises RuntimeError: PostgreSQL is not installed.
@@ -58,6 +59,7 @@ class PostgreSQL(Server):
         port: int | None = None,
         *,
         host: str = "127.0.0.1",
+        listen: str = "",
         max_connections: int = 200,
         primary: "PostgreSQL | None" = None,
     ) -> None:
@@ -82,7 +84,7 @@ class PostgreSQL(Server):
                 *("-D", str(directory / "cluster")),
                 *("-k", str(directory)),
                 *("-p", str(self.port)),
-                *("-c", f"listen_addresses={host}"),
+                *("-c", f"listen_addresses={listen or host}"),
                 *("-c", "fsync=off"),
                 *("-c", "full_page_writes=off"),
                 *("-c", f"max_connections={max_connections}"),
@@ -164,6 +166,12 @@ class PostgreSQL(Server):
         method = "scram-sha-256" if required else "trust"
         hba = self.directory / "cluster" / "pg_hba.conf"
         hba.write_text(f"local all all trust\nhost all all 127.0.0.1/32 {method}\n")
+        os.kill(self._process.pid, signal.SIGHUP)
+
+    def trust(self, networks: str) -> None:
+        """Let who connects from these networks, such as `samehost`, need no password."""
+        hba = self.directory / "cluster" / "pg_hba.conf"
+        hba.write_text(f"{hba.read_text()}host all all {networks} trust\n")
         os.kill(self._process.pid, signal.SIGHUP)
 
     def demote(self) -> None:

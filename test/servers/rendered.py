@@ -48,6 +48,8 @@ configuration = "{configuration}"
 
 [postgresql]
 port = {postgresql}
+
+{more}
 """
 
 
@@ -59,6 +61,8 @@ def site_file(
     configuration: Path,
     postgresql: int,
     site_keys: str = "",
+    virtualenv: str | Path = sys.prefix,
+    more: str = "",
 ) -> tuple[str, dict[str, int]]:
     """Return a site file for one host, on free ports of loopback, and these ports.
 
@@ -67,6 +71,8 @@ def site_file(
     :param configuration: the folder of the instance's configuration
     :param postgresql: port of PostgreSQL
     :param site_keys: other keys of the site, in TOML
+    :param virtualenv: the Python environment of the instances
+    :param more: other sections
     """
     names = (
         "http",
@@ -82,7 +88,8 @@ def site_file(
     section = f"[apache]\nstatus_port = {ports['status']}" if apache else ""
     text = _SITE.format(
         name=name,
-        virtualenv=sys.prefix,
+        virtualenv=virtualenv,
+        more=more,
         configuration=configuration,
         postgresql=postgresql,
         apache_section=section,
@@ -158,7 +165,10 @@ class RenderedHAProxy(ServerProcess, Server):
     def __init__(self, root: Path, port: int, directory: Path) -> None:
         self.port = port
         own = directory / "haproxy.cfg"
-        own.write_text("global\n    log stdout format raw local0\n")
+        #: by which it is told what to do
+        self.socket = directory / "haproxy.sock"
+        log, socket = "log stdout format raw local0", f"stats socket {self.socket} level admin"
+        own.write_text(f"global\n    {log}\n    {socket}\n")
         site = root / "etc/haproxy/hasite.cfg"
         program = find_program("haproxy", "haproxy")
         super().__init__(
@@ -281,7 +291,8 @@ class RenderedSite(Server):
         self.only_squid = cache is RenderedSquid and not apache
         if apache:
             self._programs.append(RenderedApache(root, ports["apache"], directory))
-        self._programs += [self._cache, RenderedHAProxy(root, ports["http"], directory)]
+        self.haproxy = RenderedHAProxy(root, ports["http"], directory)
+        self._programs += [self._cache, self.haproxy]
 
     def start(self) -> None:
         """Start all the programs."""
