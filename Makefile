@@ -44,3 +44,25 @@ snapshots:
 	@tools/setup test
 	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py
 	git diff --stat test/sites docs
+
+.PHONY: lab lab-down lab-test
+
+# The example site on nine hosts, which are network namespaces of this machine: see docs/lab.md
+lab:
+	@$(ROOT_ALONE)
+	@tools/setup lab
+	@.venv/bin/python lab/lab.py up
+
+# End it, in whatever state it is
+lab-down:
+	@$(ROOT_ALONE)
+	@python3 lab/lab.py down
+
+# All its scenarios, which write lab/RESULTS.md: `make lab-test ARGS='-k haproxy'`
+lab-test:
+	@$(ROOT_ALONE)
+	@tools/setup lab
+	.venv/bin/pytest -c lab/pytest.ini lab $(ARGS)
+
+ROOT_ALONE = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root, on Debian 12: \
+	it makes network namespaces and mounts" >&2; exit 1; }

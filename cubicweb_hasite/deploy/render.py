@@ -26,7 +26,7 @@ _FIGURES = Path(__file__).parent.parent / "monitoring"
 # CubicWeb
 _ANONYMOUS = "/_anonymous/"
 # URLs whose answers a shared cache may keep: those of downloads and static files
-_CACHEABLE_PATH = r"^/(data|static|fckeditor)/|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
+CACHEABLE_PATH = r"^/(data|static|fckeditor)/|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
 _CACHEABLE_QUERY = r"^/([a-z]+/)?[0-9]+\?vid=download$"
 
 
@@ -76,7 +76,7 @@ class _Renderer:
             "made": self._made,
             "check_fall": CHECK_FALL,
             "first_site": next(iter(site.sites)),
-            "cacheable_path": _CACHEABLE_PATH,
+            "cacheable_path": CACHEABLE_PATH,
             "cacheable_query": _CACHEABLE_QUERY,
             "balancer_addresses": [host.address for host in site.balancers.values()],
             "web_addresses": [host.address for host in site.web.values()],
