@@ -62,7 +62,7 @@ lab-down:
 lab-test:
 	@$(ROOT_ALONE)
 	@tools/setup lab
-	.venv/bin/pytest -c lab/pytest.ini lab $(ARGS)
+	.venv/bin/pytest -c lab/pytest.ini lab $(or $(ARGS),--results=lab/RESULTS.md)
 
 ROOT_ALONE = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root, on Debian 12: \
 	it makes network namespaces and mounts" >&2; exit 1; }

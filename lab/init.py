@@ -363,7 +363,7 @@ class Init:
                 stream.write(json.dumps([status, "\n".join(lines)]))
 
     def _named(self, verb: str, names: list[str]) -> Iterator[str]:
-        if verb == "default":
+        if verb in ("default", "repair"):
             WANTED.mkdir(parents=True, exist_ok=True)
             names = sorted(path.name for path in WANTED.iterdir())
         for name in names:
@@ -384,7 +384,8 @@ class Init:
             if verb == "enable":
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.touch()
-        elif verb == "default":  # at boot nobody waits for one that fails
+        elif verb in ("default", "repair"):  # at boot nobody waits for one that fails
+            service.resume()
             threading.Thread(target=self._start_quietly, args=(service,), daemon=True).start()
         elif verb == "start":
             service.start()

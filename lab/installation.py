@@ -46,6 +46,7 @@ class Site:
 
     pictures = 60
     visitors = 8
+    name = "mysite"
     url = "https://www.example.org/"
     certificate = "/etc/ssl/certs/www.example.org.pem"
 
@@ -265,14 +266,25 @@ class Site:
         count = len(self.with_role("database")) - 1
         wait_until(lambda: self.standbys() == count, "standbys of the database", timeout=timeout)
 
+    def repair(self) -> None:
+        """Undo all failures: power, network, programs that were killed or frozen."""
+        for host in self.lab.hosts.values():
+            if host.on:
+                host.reconnect()
+                host.run("systemctl repair")
+            else:
+                host.boot()
+        for host in self.with_role("web"):
+            host.run("mysite-ctl hasite-drain --undo mysite")
+
     def active_balancer(self) -> Host | None:
         """Return the balancer that has the floating address."""
-        found = [
-            host
-            for host in self.with_role("balancer")
-            if host.on and "10.0.0.10/" in host.run("ip -brief address show eth0")
-        ]
+        found = [host for host in self.with_role("balancer") if self.has_address(host)]
         return found[0] if len(found) == 1 else None
+
+    def has_address(self, balancer: Host) -> bool:
+        """Return whether a balancer has the floating address."""
+        return balancer.on and "10.0.0.10/" in balancer.run("ip -brief address show eth0")
 
     def writable(self) -> list[Host]:
         """Return the database nodes that take writes: there is to be one at most."""

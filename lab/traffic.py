@@ -46,12 +46,19 @@ class Traffic:
         with self._path.open("wb") as output:
             self._popen = site.client.spawn(*program, *words, output=output)
         try:
-            wait_until(lambda: len(self.outcomes()) > 20, "visitors")
+            wait_until(self._all_are_there, "visitors, logged in")
         except TimeoutError as error:
             self._popen.kill()
             raise RuntimeError(f"{error}\n{self._path.read_text()[-3000:]}") from None
         self.started = time.monotonic()
         return self
+
+    def _all_are_there(self) -> bool:
+        wanted = self._options.get("users", 0) + self._options.get("editors", 0)
+        outcomes = self.outcomes()
+        users = {o.who for o in outcomes if o.who.startswith("visitor") and o.method == "GET"}
+        done = {o.who for o in outcomes if o.kind == "page" and o.status == 200}
+        return len(outcomes) > 20 and len(users & done) == wanted
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
@@ -127,6 +134,20 @@ class Report:
     def clients_that_failed(self) -> Counter[str]:
         """How many requests failed, by visitor."""
         return Counter(o.who for o in self.failed)
+
+    def cached(self, before: "Report") -> "Report":
+        """Return the report of what a cache of the host that was asked held already.
+
+        :param before: what had been asked until then
+        """
+        held = {(o.url, o.served_by.partition("-")[0]) for o in before.outcomes if good(o)}
+        return Report(
+            [
+                o
+                for o in self.of("image").outcomes
+                if (o.url, o.served_by.partition("-")[0]) in held or not o.served_by
+            ]
+        )
 
     def longest_gap(self, *kinds: str) -> float:
         """Return the longest time without a good answer, in seconds."""

@@ -192,6 +192,22 @@ async def visits(
             await browser.close()
 
 
+async def views(arguments: argparse.Namespace, address: str, context: ssl.SSLContext) -> None:
+    """Look at pictures alone, as from pages of other sites: first each of them, then some."""
+    browser = Browser(arguments.url, address, context, "", "")
+    paths = [
+        f"file/{eid}/raw/picture{number}.jpg" for number, eid in enumerate(arguments.pictures)
+    ]
+    try:
+        for path in paths:
+            await browser.request("GET", path)
+        while True:
+            await asyncio.sleep(random.expovariate(4 / arguments.pause))
+            await browser.request("GET", random.choice(paths))
+    finally:
+        await browser.close()
+
+
 async def arrivals(
     arguments: argparse.Namespace, addresses: list[str], context: ssl.SSLContext
 ) -> None:
@@ -309,6 +325,8 @@ async def main(arguments: argparse.Namespace) -> None:
     for number in range(arguments.editors):
         editor = Editor(arguments, next(addresses), next(users), arguments.edited[number])
         threading.Thread(target=editor.work, daemon=True).start()
+    for _ in range(arguments.viewers):
+        tasks.append(views(arguments, next(addresses), context))
     if arguments.arrivals:
         tasks.append(arrivals(arguments, list(addresses), context))
     else:
@@ -331,6 +349,7 @@ if __name__ == "__main__":
     parser.add_argument("--anonymous", type=int, default=0, help="visitors at a time")
     parser.add_argument("--users", type=int, default=0, help="visitors who have logged in")
     parser.add_argument("--editors", type=int, default=0, help="users who edit")
+    parser.add_argument("--viewers", type=int, default=0, help="visitors of pictures alone")
     parser.add_argument("--arrivals", type=float, default=0, help="anonymous visits per second")
     parser.add_argument("--pause", type=float, default=2, help="seconds between pages, on average")
     asyncio.run(main(parser.parse_args()))

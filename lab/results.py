@@ -1,0 +1,123 @@
+"""What the scenarios have measured: RESULTS.md."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from traffic import Report
+
+_PROGRAMS = {
+    "HAProxy": "haproxy -v",
+    "keepalived": "keepalived --version",
+    "Squid": "squid --version",
+    "Apache": "apache2 -v",
+    "PostgreSQL": "/usr/lib/postgresql/15/bin/postgres --version",
+    "Patroni": "patroni --version",
+    "etcd": "etcd --version",
+}
+_PACKAGES = ("cubicweb", "cubicweb-web", "cubicweb-file", "gunicorn", "aiohttp")
+
+_HEADER = """\
+# What the lab has measured
+
+Made by `make lab-test` on {date}, on {cores} processors ({machine}), {memory} GB, Linux {kernel}:
+{versions}. The lab was ready after {started_in} s. Single runs, on processors that the
+hosts share with the visitors: figures vary from run to run. How it is measured:
+[docs/lab.md](../docs/lab.md).
+
+*Failed* counts requests of anonymous visitors and of users, of all that were made from before the
+failure until the site was well again. *No page for* is the longest time in which none of the
+visitors was answered a page. *Sessions* are answers to a user as if he had not logged in.
+*Writes* are edits that were acknowledged, and how many of these are not in the database.
+"""
+
+
+@dataclass
+class Row:
+    """A scenario.
+
+    :param name: what was done
+    :param expected: what is expected
+    :param report: what became of the visitors' requests
+    :param lost: acknowledged writes that are lost
+    :param short: what falls short of what is expected, in words
+    :param measured: other figures, in words
+    """
+
+    name: str
+    expected: str
+    report: Report
+    lost: int = 0
+    short: str = ""
+    measured: str = ""
+
+    def cells(self) -> list[str]:
+        """Return the cells of its row."""
+        report = self.report
+        return [
+            self.name,
+            self.expected,
+            report.by_kind() or "-",
+            f"{report.longest_gap('page'):.1f} s" if report.count else "-",
+            str(len(report.lost_sessions)),
+            f"{len(report.written())}, {self.lost} lost",
+            self.measured,
+            self.short or "as expected",
+        ]
+
+
+@dataclass
+class Results:
+    """The rows of a session."""
+
+    started_in: float = 0
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> Row:
+        """Add a row; return it."""
+        self.rows.append(row)
+        return row
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the table."""
+        titles = ("scenario", "expected", "failed", "no page for", "sessions lost", "writes")
+        yield "| " + " | ".join((*titles, "measured", "falls short")) + " |"
+        yield "|---" * 8 + "|"
+        for row in self.rows:
+            yield "| " + " | ".join(row.cells()) + " |"
+
+    def write(self, path: Path) -> None:
+        """Write RESULTS.md."""
+        header = _HEADER.format(
+            date=datetime.now(UTC).strftime("%Y-%m-%d"),
+            cores=os.cpu_count(),
+            machine=_machine(),
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30,
+            kernel=platform.release().partition("-")[0],
+            versions=", ".join(_versions()),
+            started_in=self.started_in,
+        )
+        path.write_text("\n".join([header, *self.lines()]) + "\n")
+
+
+def _machine() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _versions() -> Iterator[str]:
+    import re
+    from importlib.metadata import version
+
+    for name, command in _PROGRAMS.items():
+        result = subprocess.run(command.split(), capture_output=True, text=True)
+        match = re.search(r"\d+\.\d+(\.\d+)?", result.stdout + result.stderr)
+        yield f"{name} {match[0] if match else '?'}"
+    for name in _PACKAGES:
+        yield f"{name} {version(name)}"

@@ -1,0 +1,72 @@
+"""Failures of the balancers."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from hosts import Host, wait_until
+from installation import Site
+from results import Results, Row
+from traffic import Report, Traffic, lost_writes
+
+
+def kill(host: Host) -> None:
+    host.crash("haproxy")
+
+
+def repair_killed(host: Host) -> None:
+    host.start("haproxy")
+
+
+@pytest.mark.parametrize(
+    ("name", "fail", "repair"),
+    [
+        ("kill -9 HAProxy on the active balancer", kill, repair_killed),
+        ("the active balancer loses its network", Host.cut_off, Host.reconnect),
+    ],
+    ids=["killed", "cut off"],
+)
+def test_lost_balancer(
+    site: Site,
+    traffic: Traffic,
+    results: Results,
+    name: str,
+    fail: Callable[[Host], None],
+    repair: Callable[[Host], None],
+) -> None:
+    traffic.run(3)
+    lost = site.active_balancer()
+    [other] = set(site.with_role("balancer")) - {lost}
+    failed_at = time.monotonic()
+    fail(lost)
+    wait_until(lambda: site.has_address(other), "move of the floating address", interval=0.02)
+    moved = time.monotonic() - failed_at
+    traffic.run(10)
+    repaired_at = time.monotonic()
+    repair(lost)
+    traffic.run(8)
+    stays = site.has_address(other) and not site.has_address(lost)
+    report = traffic.report()
+    second = traffic.report(since=repaired_at)
+    pages = traffic.report(since=failed_at, until=repaired_at).longest_gap("page")
+    row = Row(
+        name,
+        "the floating address moves within 2 s; at most the requests in flight and one "
+        "connection attempt per client fail; no second interruption when it returns",
+        report,
+        measured=f"address moved after {moved:.1f} s, no page for {pages:.1f} s; "
+        f"{len(second.failed)} failed when it returned; {_by_client(report)}",
+    )
+    if moved > 2:
+        row.short = f"the address moved after {moved:.1f} s"
+    results.add(row)
+    assert stays, "the address moved back"
+    assert moved < 6
+    assert not second.failed, second.details()
+    assert not report.lost_sessions, report.details()
+    assert lost_writes(site, report) == []
+
+
+def _by_client(report: Report) -> str:
+    counts = report.clients_that_failed.values()
+    return f"{len(counts)} visitors met a failure, at most {max(counts, default=0)} each"

@@ -1,0 +1,87 @@
+"""What operators do by the runbook, whose commands are run as they are written."""
+
+import re
+import time
+
+import pytest
+from hosts import wait_until
+from installation import Site
+from results import Results, Row
+from traffic import Traffic, good, lost_writes
+
+
+def test_rolling_restart(site: Site, traffic: Traffic, results: Results) -> None:
+    """Chapter 2, without the lines that install and upgrade packages."""
+    traffic.run(3)
+    for host in site.with_role("web"):
+        commands = [
+            line
+            for line in site.commands(2, host.name).splitlines()
+            if "/pip install" not in line and f"{site.name}-ctl upgrade" not in line
+        ]
+        assert sum("hasite-drain" in line for line in commands) == 2
+        assert sum("systemctl restart" in line for line in commands) == 2
+        host.run("\n".join(commands), timeout=300)
+        site.wait_until_well()
+    traffic.run(5)
+    report = traffic.report()
+    results.add(
+        Row(
+            "rolling restart of all instances by the runbook",
+            "0 failed requests, 0 sessions lost",
+            report,
+        )
+    )
+    assert report.count > 200, report.details()
+    assert not report.failed, report.details()
+    assert lost_writes(site, report) == []
+
+
+def test_switchover(site: Site, traffic: Traffic, results: Results) -> None:
+    """Chapter 6."""
+    traffic.run(5)
+    old = site.primary()
+    [command] = re.findall(r"`(patronictl \S+ \S+ switchover [^`]*)`", site.runbook)
+    started = time.monotonic()
+    old.run(command, timeout=120)
+    wait_until(lambda: site.primary() not in (None, old), "another primary", timeout=60)
+    wait_until(lambda: site.standbys() == 2, "standbys", timeout=120)
+    traffic.run(8)
+    report = traffic.report()
+    after = traffic.report(since=started)
+    pages = [o for o in after.of("page", "login").outcomes if not good(o)]
+    first = min((o.started for o in pages), default=0)
+    last = max((o.started + o.seconds for o in pages), default=0)
+    images = after.cached(traffic.report(until=started))
+    settled = traffic.report(since=time.monotonic() - 5)
+    lost = lost_writes(site, report)
+    connected = old.run(
+        'su postgres -c "psql -Atc \\"SELECT count(*) FROM pg_stat_activity '
+        "WHERE usename = 'mysite'\\\"\""
+    )
+    row = Row(
+        "planned database switchover by the runbook",
+        "at most 2 s of failed page requests, images unaffected, then no more; no connection "
+        "stays on the old primary",
+        report,
+        lost=len(lost),
+        measured=f"pages failed for {last - first:.1f} s; {len(images.failed)} of "
+        f"{images.count} cached images failed; {connected.strip()} connections on the old primary",
+    )
+    if last - first > 2:
+        row.short = f"pages failed for {last - first:.1f} s"
+    results.add(row)
+    assert lost == []
+    assert not settled.failed, settled.details()
+    assert int(connected) == 0
+    assert not images.failed, images.details()
+    assert last - first < 15
+    assert not report.lost_sessions, report.details()
+
+
+@pytest.mark.long
+def test_backup(site: Site) -> None:
+    """Chapter 2, step 1."""
+    host = site.with_role("database")[0]
+    host.run("systemctl start hasite-backup")
+    assert host.run("journalctl -u hasite-backup -n 1").strip().endswith("is a verified backup")
