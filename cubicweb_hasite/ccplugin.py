@@ -362,7 +362,7 @@ class UpgradeCommand(Command):
         """Upgrade, and tell the journal of each stage."""
         _require_rehearsal()
         from cubicweb_hasite.deploy import load
-        from cubicweb_hasite.rehearsal import RehearsalError, run, upgrade
+        from cubicweb_hasite.rehearsal import Refused, RehearsalError, run, upgrade
         from cubicweb_hasite.rehearsal.console import Console
 
         path = Path(args[0])
@@ -382,6 +382,9 @@ class UpgradeCommand(Command):
                 upgrade.upgrade(site_file, rehearsal, Console(), confirm)
         except load.SiteError as error:
             sys.exit(str(error))
+        except Refused as error:
+            _note(parent, what, f"refused: {error}")
+            sys.exit(f"refused: {error}")
         except RehearsalError as error:
             _note(parent, what, f"stopped: {error}")
             sys.exit(f"stopped: {error}\n{error.details}".strip())

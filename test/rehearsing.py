@@ -1,17 +1,20 @@
 """A production of the test cube `hasite_news`, and what rehearses its upgrade."""
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
+from servers.rendered import free_port_pairs
 
 HERE = Path(__file__).parent
 CUBE = "hasite_news"
@@ -28,8 +31,8 @@ for last; do :; done
 exec {sys.executable} {Path(__file__)} layer "$last"
 """
 
-# each in its tables, as CubicWeb would; a picture of 2 kB, other bytes each
-_FILL = """
+#: SQL that adds entities: each in its tables, as CubicWeb would; a picture of 2 kB, other bytes
+FILL = """
 CREATE TEMPORARY TABLE new AS
     SELECT n, (SELECT max(eid) FROM entities) + n AS eid FROM generate_series(1, {count}) n;
 INSERT INTO entities (eid, type) SELECT eid, CASE WHEN n % 2 = 0 THEN 'News' ELSE 'File' END
@@ -50,31 +53,39 @@ UPDATE entities_id_seq SET last = (SELECT max(eid) FROM entities);
 """
 
 
-def cube_sources(
-    folder: Path, version: str, *, migration: str = "", depends: bool = False
-) -> Path:
-    """Write the sources of a version of the cube into a new folder.
-
-    :param migration: instead of the migration script of the new version
-    :param depends: whether its package says what it needs, which pip then downloads
-    """
-    shutil.copytree(HERE / "news", folder, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    if version == NEW:
-        shutil.copytree(HERE / "news_0.2.0", folder, dirs_exist_ok=True)
-        if migration:
-            script = folder / f"cubicweb_{CUBE}" / "migration" / "0.2.0_Any.py"
-            script.write_text(migration)
-    if not depends:
-        project = folder / "pyproject.toml"
-        lines = project.read_text().splitlines(keepends=True)
-        project.write_text("".join(line for line in lines if not line.startswith("dependencies")))
-    return folder
-
-
-def wheel(sources: Path, folder: Path) -> None:
+def wheel(sources: Path, folder: Path) -> Path:
     """Build the package of some sources into a folder."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
     subprocess.run([*command, sources], check=True, capture_output=True)
+    return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def cube(folder: Path, version: str, *, depends: bool = False) -> Path:
+    """Build the package of a version of the cube into a new folder.
+
+    :param depends: whether the package says what it needs, which pip then downloads
+    """
+    sources = folder / "sources"
+    shutil.copytree(HERE / "news", sources, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    if version == NEW:
+        shutil.copytree(HERE / "news_0.2.0", sources, dirs_exist_ok=True)
+    if not depends:
+        project = sources / "pyproject.toml"
+        lines = project.read_text().splitlines(keepends=True)
+        project.write_text("".join(line for line in lines if not line.startswith("dependencies")))
+    return wheel(sources, folder)
+
+
+def with_migration(package: Path, migration: str, folder: Path) -> None:
+    """Write a package into a folder, with another migration script."""
+    script = f"cubicweb_{CUBE}/migration/0.2.0_Any.py"
+    with (
+        zipfile.ZipFile(package) as old,
+        zipfile.ZipFile(folder / package.name, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for entry in old.infolist():
+            changed = migration and entry.filename == script
+            new.writestr(entry, migration if changed else old.read(entry))
 
 
 def layer(folder: Path) -> None:
@@ -90,10 +101,10 @@ def layer(folder: Path) -> None:
         path.chmod(0o755)
 
 
-def install(folder: Path, sources: Path) -> None:
-    """Install a cube in an environment."""
-    command = [folder / "bin" / "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*command, sources], check=True, capture_output=True)
+def install(folder: Path, package: Path) -> None:
+    """Install a package in an environment."""
+    command = [folder / "bin" / "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*command, package], check=True, capture_output=True)
 
 
 class Production:
@@ -125,7 +136,8 @@ class Production:
         """Start the servers, and fill the database."""
         with self.primary:
             layer(self.virtualenv)
-            install(self.virtualenv, cube_sources(self.folder / f"news-{OLD}", OLD))
+            install(self.virtualenv, cube(self.folder / OLD, OLD))
+            self.release = cube(self.folder / NEW, NEW)
             self.primary.sql(f"CREATE USER {self.name}")
             self.primary.sql("CREATE USER rehearsal IN ROLE pg_read_all_data")
             command = f"CREATE DATABASE {self.name} OWNER {self.name} TEMPLATE template0"
@@ -137,7 +149,7 @@ class Production:
             for option in ("anonymous-user", "anonymous-password"):
                 text = re.sub(rf"(?m)^#?{option}=.*$", f"{option}=anon", text)
             path.write_text(text)
-            fill = _FILL.format(count=ENTITIES)
+            fill = FILL.format(count=ENTITIES)
             self.primary.sql(f"BEGIN;{fill};COMMIT", self.name, timeout=120)
             with self.standby, self.other:
                 self.other.sql("CREATE USER preproduction CREATEDB")
@@ -184,12 +196,22 @@ port = {port}
 
 [upgrade]
 checks = [{{ path = "/", text = "News" }}, {{ path = "/news", text = "News 2" }}]
+longest_wait = {longest_wait}
 
 [preproduction]
 database = "{database}"
 python = "{python}"
 port = {instances}
 """
+
+
+def four_ports() -> int:
+    """Return the first of four ports that follow each other, on which nothing listens."""
+    while True:
+        pairs = sorted(free_port_pairs(500))
+        for first, second in itertools.pairwise(pairs):
+            if second == first + 2:
+                return first
 
 
 class SiteFolder:
@@ -201,10 +223,8 @@ class SiteFolder:
         folder: Path,
         *,
         database: str = "",
-        instances: int = 0,
+        longest_wait: int = 30,
     ) -> None:
-        from servers.rendered import free_port_pairs
-
         folder.mkdir()
         self.folder = folder
         self.production = production
@@ -221,15 +241,18 @@ class SiteFolder:
                 port=production.primary.port,
                 database=database or f"host=127.0.0.1 port={other.port} user=preproduction",
                 python=python,
-                instances=instances or min(free_port_pairs(2)),
+                longest_wait=longest_wait,
+                instances=four_ports(),
             )
         )
 
     def release(self, migration: str = "") -> None:
-        """Let the new version of the cube be what is to be installed."""
-        shutil.rmtree(self.folder / "news", ignore_errors=True)
-        cube_sources(self.folder / "news", NEW, migration=migration)
-        (self.folder / "requirements.txt").write_text("./news\n")
+        """Let the new version of the cube be what is to be installed.
+
+        :param migration: instead of its migration script
+        """
+        with_migration(self.production.release, migration, self.folder)
+        (self.folder / "requirements.txt").write_text(f"./{self.production.release.name}\n")
 
     def rehearse(
         self, *args: str, prefix: tuple[str, ...] = ()

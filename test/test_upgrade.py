@@ -1,20 +1,24 @@
 """An upgrade is rehearsed, and production upgraded by the rehearsal, while visitors come."""
 
 import os
+import re
 import shlex
 import socketserver
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from backend import POSTGRES
-from rehearsing import CUBE, LAYER, NEW, Production, cube_sources, wheel
+from rehearsing import CUBE, LAYER, NEW, Production, cube, four_ports, wheel, with_migration
 from servers.load import Load
-from servers.rendered import RenderedSite, free_port_pairs, site_file
+from servers.rendered import RenderedSite, site_file
 from servers.support import wait_until
+from test_documentation import command_blocks
 
 from cubicweb_hasite.deploy import load, output, render
 
@@ -30,7 +34,7 @@ _MORE = """
 checks = [{{ path = "/", text = "News" }}, {{ path = "/news", text = "News 2" }}]
 reach = "{folder}/on {{host}}"
 backup = "pg_dump -h 127.0.0.1 -p {port} -U site -Fc -f {folder}/backup site"
-longest_wait = 10
+longest_wait = 30
 
 [preproduction]
 database = "host=127.0.0.1 port={other} user=preproduction"
@@ -102,7 +106,7 @@ class Site:
                 other=production.other.port,
                 virtualenv=production.virtualenv,
                 python="python3" if FRESH else folder / "bin" / "python3",
-                instances=min(free_port_pairs(2)) + 1000,
+                instances=four_ports(),
             ),
         )
         (folder / "site.toml").write_text(text)
@@ -134,13 +138,33 @@ class Site:
             path.write_text(text)
             path.chmod(0o755)
 
+    def run(self, block: str) -> str:
+        """Run a command block of a document in the folder of the site file."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=self.folder,
+            env=self._environ | {"PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert result.returncode == 0, f"{block}\n{result.stdout}"
+        return result.stdout
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        return {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+
     def hasite(self, command: str, *args: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder of the site file."""
         ctl = str(Path(sys.executable).with_name("cubicweb-ctl"))
         return subprocess.run(
             [ctl, f"hasite-{command}", *args],
             cwd=self.folder,
-            env={key: value for key, value in os.environ.items() if "PYTEST" not in key},
+            env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -161,9 +185,11 @@ def site(production: Production, server_directory: Callable[[str], Path]) -> Ite
             init.shutdown()
 
 
-def release(folder: Path) -> None:
-    """Let the new version be what is to be installed, with all that it needs if it is not there."""
-    wheel(cube_sources(folder / "news", NEW, depends=FRESH), folder / "dist")
+def release(folder: Path, migration: str = "") -> None:
+    """Let the new version be what is to be installed, with all that it needs and is not there."""
+    package = cube(folder / "built", NEW, depends=FRESH)
+    (folder / "dist").mkdir()
+    with_migration(package, migration, folder / "dist")
     text = f"--find-links dist\ncubicweb-{CUBE.replace('_', '-')} == {NEW}\n"
     if FRESH:
         wheel(CHECKOUT, folder / "dist")
@@ -171,21 +197,145 @@ def release(folder: Path) -> None:
     (folder / "requirements.txt").write_text(text)
 
 
-def test_rehearse_then_upgrade(site: Site) -> None:
-    release(site.folder)
-    before = site.production.checksums()
-    result = site.hasite("rehearse", "site.toml")
-    assert result.returncode == 0, result.stdout
-    assert site.production.checksums() == before
+PAGES = ["", "news", "news", "data/cubicweb.css"]
+REHEARSE, UPGRADE, JOURNAL = command_blocks("docs/upgrade.md")
+
+
+def commands(markdown: str) -> list[tuple[str, str, bool]]:
+    """Return the commands of a runbook: what is run, what it prints, whether it is repeated."""
+    found = re.findall(
+        r"^```shell\n(.*?)\n```\n\n(?:(It prints|Repeat it).*?:\n\n((?:    .*\n)+))?",
+        markdown,
+        re.M,
+    )
+    return [(line, textwrap.dedent(text).strip(), how == "Repeat it") for line, how, text in found]
+
+
+def by_hand(site: Site, markdown: str) -> None:
+    """Do what somebody does who has only the runbook."""
+    done = commands(markdown)
+    assert done
+    for line, printed, repeated in done:
+        wanted = printed.splitlines()
+
+        def is_done(line: str = line, wanted: list[str] = wanted) -> bool:
+            output = [text.strip() for text in site.run(line).splitlines()]
+            return all(text in output for text in wanted)
+
+        if repeated:
+            wait_until(is_done, line, timeout=120, interval=0.5)
+        else:
+            assert is_done(), line
+
+
+def test_stopped_by_hand(site: Site) -> None:
+    """An upgrade that cannot be rolling, by the commands of the report as they are written, and
+    the way back, by those at its end: the next test finds the former version again."""
+    release(
+        site.folder,
+        'add_attribute("News", "summary")\nadd_cube("tag")\n'
+        "sql(\"ALTER TABLE cw_news ADD CHECK (cw_title <> '')\")\ncommit()\n",
+    )
+    site.run(REHEARSE)
     [rehearsal] = site.folder.glob("rehearsal-*")
     report = (rehearsal / "report.md").read_text()
-    assert "**The upgrade can be rolling**" in report, report
-    print(report)
-    with Load(site.running.url, ["", "news", "news", "data/cubicweb.css"], rate=VISITORS) as load:
+    assert "**The site must be stopped for about" in report
+    forward, back = report.partition("## Runbook")[2].split("### The way back")
+    by_hand(site, forward.partition("### 1.")[2])
+    versions = requests.get(f"{site.running.url}view?vid=monitor_version").text
+    assert "hasite_news: 0.2.0" in versions
+    by_hand(site, back)
+    server = site.production.primary
+    server.sql("DROP DATABASE site WITH (FORCE)", timeout=60)
+    server.sql("CREATE DATABASE site OWNER site TEMPLATE template0", timeout=60)
+    port = str(server.port)
+    subprocess.run(
+        [
+            "pg_restore",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            port,
+            "-U",
+            server.user,
+            "-d",
+            "site",
+            site.folder / "backup",
+        ],
+        check=True,
+    )
+    [start] = re.findall(r"start the instances: `(.*?)`", back)
+    site.run(start)
+    wait_until(lambda: len(site.running.in_service()) == 2, "instances", timeout=60)
+    versions = requests.get(f"{site.running.url}view?vid=monitor_version").text
+    assert "hasite_news: 0.1.0" in versions
+
+
+def test_rehearse_then_upgrade(site: Site) -> None:
+    """By the commands of the documentation, while visitors come."""
+    release(site.folder)
+    before = site.production.checksums()
+    output = site.run(REHEARSE)
+    assert site.production.checksums() == before
+    [rehearsal] = site.folder.glob("rehearsal-*")
+    assert output.endswith(f"rolling: see {rehearsal}/report.html\n"), output
+    report = (rehearsal / "report.md").read_text()
+    assert "**The upgrade can be rolling**" in report
+    assert "| hasite_news | 0.1.0 | **0.2.0** |" in report
+    assert re.search(r"^\| tag \| none \| \*\*3\.", report, re.M)
+    assert "| column cw\\_news.cw\\_summary added: character varying(256) |  |" in report
+    _is_refused(site, rehearsal)
+    upgrade = re.sub(r"rehearsal-\S+", f"{rehearsal.name} --yes", UPGRADE)
+    with Load(site.running.url, PAGES, rate=VISITORS) as load:
         load.wait_for(2 * VISITORS)
-        result = site.hasite("upgrade", "site.toml", "--runbook", rehearsal.name, "--yes")
-        assert result.returncode == 0, result.stdout
+        output = site.run(upgrade)
         load.wait_for(2 * VISITORS)
-    print(result.stdout, load.outcomes)
+    assert output.endswith("production is upgraded\n")
     assert set(load.outcomes) == {"200"}, load.outcomes
     assert load.outcomes["200"] > 10 * VISITORS
+    assert "hasite_news: 0.2.0" in requests.get(f"{site.running.url}view?vid=monitor_version").text
+    site.run(JOURNAL)
+    lines = (site.folder / "journal.md").read_text().splitlines()[6:]
+    entries = [line.strip("| ").split(" | ")[3:] for line in lines]
+    assert [result.split(":")[0] for _what, result in entries] == [
+        *("rolling", "refused", "refused", "refused", "refused"),
+        *("begins", "stopped", "refused", "begins", "done", "in service again"),
+    ]
+    accepted = (site.production.instance.directory / "site" / "journal.md").read_text()
+    assert "| hasite-accept site | accepts cubicweb: " in accepted
+
+
+def _is_refused(site: Site, rehearsal: Path) -> None:
+    """Production is not upgraded by what was not rehearsed."""
+
+    def refusal() -> str:
+        result = site.hasite("upgrade", "site.toml", "--runbook", rehearsal.name, "--yes")
+        assert result.returncode == 1
+        return result.stdout
+
+    def changed(path: Path, old: str, new: str) -> str:
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new))
+        try:
+            return refusal()
+        finally:
+            path.write_text(content)
+
+    state, wheels = rehearsal / "state.json", rehearsal / "wheels"
+    assert "hours old, 72 at most" in changed(state, '"created": "2', '"created": "1')
+    assert "this rehearsal failed" in changed(state, '"verdict": "rolling"', '"verdict": "failed"')
+    requirements = site.folder / "requirements.txt"
+    assert "other versions than those rehearsed" in changed(requirements, "0.2.0", "0.3.0")
+    assert "site.toml has changed since" in changed(site.folder / "site.toml", "= 30", "= 31")
+    # what production runs is not what was rehearsed from: the first look says so
+    other = changed(state, "hasite_news: 0.1.0", "hasite_news: 0.0.9")
+    assert "1/8 Look at what there is: " in other
+    assert "does not print 'ServiceOK : FS config cubicweb: " in other
+    assert "The way back: Nothing has changed." in other
+    [package] = wheels.glob("cubicweb_hasite_news*")
+    content = package.read_bytes()
+    package.write_bytes(content + b"\n")
+    assert "packages are not those rehearsed: cubicweb_hasite_news==0.2.0" in refusal()
+    package.write_bytes(content)
+    assert len(site.running.in_service()) == 2

@@ -18,6 +18,7 @@ from cubicweb_hasite.rehearsal.steps import UPGRADE, UPGRADED
 _SOCKET = "/run/haproxy/admin.sock"
 #: seconds for which the state that a command asks for is waited for
 _PATIENCE = 120
+_BACK = "Else there is “The way back”, at the end of the runbook."
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Plan:
             )
         yield Stage(
             "Upgrade the database",
-            self._back_to_backup(),
+            f"Repair, and go on with this stage. {_BACK}",
             list(self._upgrade()),
             "The instances serve on." if self.rolling else "",
         )
@@ -101,8 +102,7 @@ class Plan:
             yield from self._host(host)
         yield Stage(
             "Look at the result",
-            "All runs the new version; what is wrong is not the upgrade of one host. "
-            + self._back_to_backup(),
+            f"All instances run the new version. {_BACK}",
             list(self._result()),
         )
 
@@ -165,7 +165,7 @@ class Plan:
         back = (
             "The other instances serve. This one stays out of service: see "
             f"`{self._on(host, f'journalctl -u cubicweb-{self.name}@NUMBER -n 50')}`, repair, and "
-            "go on with this stage. " + self._back_to_backup()
+            f"go on with this stage. {_BACK}"
         )
         if commands:
             yield Stage(f"Pass to the new version on {host}", back, commands)
@@ -270,14 +270,21 @@ class Plan:
             f"`{line}`" for line in lines
         )
 
-    def _back_to_backup(self) -> str:
+    def way_back(self) -> Stage:
+        """Return how the former version comes back after the database was upgraded."""
         line = f'ln -sfn "$(readlink {self.link}-before)" {self.link}'
-        back = "; ".join(f"`{self._on(host, line)}`" for host in self.site.web)
-        return (
-            "An instance of the former version does not start on the upgraded database. The way "
-            f"back: let the link lead back, {back}; stop the instances; restore the backup, as in "
-            "the chapter “Restore a backup” of the site's runbook; start them. What was written "
-            "since the backup is lost: repairing and going on is mostly better."
+        commands = [self._on(host, self._systemctl("stop", host)) for host in self.site.web]
+        commands += [self._on(host, line) for host in self.site.web]
+        starts = "; ".join(f"`{line}`" for line in self._starts())
+        return Stage(
+            "The way back",
+            "",
+            [Command(command) for command in commands],
+            "An instance of the former version does not start on the upgraded database, so the "
+            "way back is the backup: what was written since is lost. To repair, and to go on, is "
+            "mostly better. These commands stop the site and choose the former version. Then "
+            "restore the backup, as in the chapter “Restore a backup” of the site's "
+            f"runbook, and start the instances: {starts}.",
         )
 
 

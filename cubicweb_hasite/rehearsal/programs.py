@@ -109,8 +109,10 @@ class Failed(RehearsalError):
 
     def __init__(self, command: list[str], status: int, output: str) -> None:
         lines = output.strip().splitlines()
-        errors = [line for line in lines if re.search(r"error|fatal|no space", line, re.I)]
-        reason = (errors or lines or ["it wrote nothing"])[-1].strip()
+        # PostgreSQL's programs tell first what is wrong, then what comes of it; Python at the end
+        first = [line for line in lines if re.match(r"(pg_\w+|psql)\b.*error: ", line, re.I)]
+        errors = [line for line in lines if re.search(r"error|fatal", line, re.I)]
+        reason = (first[:1] or errors or lines or ["it wrote nothing"])[-1].strip()
         how = f"status {status}" if status > 0 else f"signal {-status}"
         name = Path(command[0]).name
         details = "\n".join(lines[-_CONTEXT:])

@@ -77,6 +77,7 @@ def _context(site_file: SiteFile, state: State) -> dict[str, Any]:
         "locks": fact("locks", []),
         "changes": fact("changes", []),
         "stages": stages,
+        "way_back": Plan(site, state).way_back() if stages else None,
     }
 
 

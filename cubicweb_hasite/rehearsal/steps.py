@@ -136,8 +136,12 @@ class Rehearsal:
     def _fail(self, name: str, error: Exception) -> None:
         self._note_failure(name, error)
         self.state.verdict = "failed"
-        with suppress(OSError):
+        try:
             self.state.save()
+        except OSError:  # a dump has filled the disk: make room for the report
+            shutil.rmtree(self.work / "dump", ignore_errors=True)
+            with suppress(OSError):
+                self.state.save()
 
     def _note_failure(self, name: str, error: Exception) -> None:
         self.state.failures.append(f"{name}: {_one_line(error)}")
