@@ -1,5 +1,6 @@
 """The cube's faces in Pyramid: monitors, errors, limits, protection of shared caches."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,7 @@ def includeme(config: Configurator) -> None:
     if options.mode != "test":  # CubicWeb's test cases hold connections of the stock pool
         draining.start(options)
         config.add_subscriber(tell_requests, ApplicationCreated)
+        config.add_subscriber(spare_the_collector, ApplicationCreated)
         upstream.heal_connections(repo, options["hasite-pool-timeout"])
     for error in upstream.unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
@@ -125,6 +127,16 @@ def tell_requests(event: ApplicationCreated) -> None:
             return policy(environ, router)
 
     event.app.execution_policy = telling_policy
+
+
+def spare_the_collector(_event: ApplicationCreated) -> None:
+    """Let the garbage collector not go again and again through what was loaded at the start.
+
+    That is 100,000 objects and more, which stay as long as the process, and a few percent of the
+    CPU time of a page.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _is_monitor(environ: dict[str, Any]) -> bool:
