@@ -1,7 +1,7 @@
 """Answer requests for the URLs of entities: downloads, and those that name a former eid."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from urllib.parse import urlsplit
 
 from cubicweb.entity import Entity
@@ -70,7 +70,8 @@ class _Visit:
     def page(self) -> Response | None:
         if self.url.eid > replacement.MAX_EID:
             return downloads.refuse(404)  # CubicWeb would ask the database for it
-        if not self.is_gone():
+        # by the connection that the page takes too, if the visitor may see any
+        if not self.is_gone(self.request.cw_cnx):
             return None
         return self.redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)
 
@@ -105,10 +106,13 @@ class _Visit:
         metrics.count_download(response.status_code, shared=shared)
         return response
 
-    def is_gone(self) -> bool:
-        """Whether no entity has the eid, or not any more."""
-        with self.repo.internal_cnx() as cnx:
-            return replacement.entity_type(cnx, self.url.eid) is None
+    def is_gone(self, cnx: Connection | None = None) -> bool:
+        """Whether no entity has the eid, or not any more.
+
+        :param cnx: a connection to ask by, by default one of its own
+        """
+        with self.repo.internal_cnx() if cnx is None else nullcontext(cnx) as asked:
+            return replacement.entity_type(asked, self.url.eid) is None
 
     def redirect(self) -> Response | None:
         """Lead a former eid on, if the visitor may read the entity that had it."""
