@@ -14,11 +14,9 @@ import requests
 from backend import POSTGRES
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
-from servers.rendered import RenderedSite, site_file
+from servers.rendered import RenderedSite, rendered_site
 from servers.support import wait_until
 from servers.visitor import Visitor
-
-from cubicweb_hasite.deploy import load, output, render
 
 needs_postgresql = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
@@ -40,9 +38,7 @@ THREADS = 100
 
 
 @pytest.fixture(scope="module")
-def configuration(
-    server_directory: Callable[[str], Path],
-) -> Iterator[tuple[Instance, PostgreSQL]]:
+def configuration(server_directory: Callable[[str], Path]) -> Iterator[Instance]:
     """The instance's configuration, and its database."""
     with PostgreSQL(server_directory("postgresql")) as server:
         server.sql("CREATE USER site")
@@ -50,38 +46,24 @@ def configuration(
         database = Database("postgres", "site", "127.0.0.1", server.port, "site")
         instance = Instance(server_directory("instance"), ["hasite_testapp"], database)
         instance.create()
-        # an operator writes it there; other options of the test's are in the environment
-        path = instance.directory / "site" / "all-in-one.conf"
-        text = path.read_text()
-        for option in ("anonymous-user", "anonymous-password"):
-            text = re.sub(rf"(?m)^#?{option}=.*$", f"{option}=anon", text)
-        path.write_text(text)
-        yield instance, server
+        yield instance
 
 
 @pytest.fixture(scope="module", params=["squid-apache", "squid", "varnish"])
 def site(
     request: pytest.FixtureRequest,
-    configuration: tuple[Instance, PostgreSQL],
+    configuration: Instance,
     server_directory: Callable[[str], Path],
 ) -> Iterator[RenderedSite]:
     """The programs of a rendered site that shares pages; both instances are in service."""
-    instance, server = configuration
-    folder = server_directory("rendered")
-    folder.mkdir()
-    text, ports = site_file(
-        "site",
+    running = rendered_site(
+        configuration,
+        server_directory("rendered"),
         cache=request.param.partition("-")[0],
         apache=request.param.endswith("-apache"),
-        configuration=instance.directory,
-        postgresql=server.port,
         site_keys=SITE_KEYS,
+        max_queue=VISITORS,  # they come from one address, all at once
     )
-    # all the visitors at once, from one address
-    text = text.replace("[balancer]", f"[balancer]\nmax_queue = {VISITORS}")
-    (folder / "site.toml").write_text(text)
-    output.write(render.render(load.load(folder / "site.toml")), folder / "out")
-    running = RenderedSite(folder / "out" / "all", "site", ports, server_directory("running"))
     with running:
         wait_until(lambda: len(running.in_service()) == 2, "both in service", timeout=60)
         yield running

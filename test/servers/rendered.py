@@ -15,6 +15,8 @@ from pathlib import Path
 
 import requests
 
+from cubicweb_hasite.deploy import load, output, render
+from servers.instance import Instance
 from servers.support import Server, ServerProcess, find_program, give, listens, system_user
 
 _SITE = """\
@@ -317,3 +319,41 @@ class RenderedSite(Server):
             if match and not backend.endswith("-cached") and figures[15].startswith("UP"):
                 up.add(names[int(match[1]) - 1])
         return up
+
+
+def rendered_site(
+    instance: Instance,
+    directory: Path,
+    *,
+    cache: str,
+    apache: bool = False,
+    site_keys: str = "",
+    max_queue: int = 500,
+) -> RenderedSite:
+    """Render a site for this machine, and return its programs, to be started.
+
+    :param instance: its configuration, on a database of PostgreSQL; its name is that of the site
+    :param directory: a new one, for the files and for what the programs write
+    :param max_queue: how many visitors may wait at the balancer
+    """
+    directory.mkdir()
+    directory.chmod(0o755)
+    # an operator writes it there
+    configuration = instance.directory / instance.name / "all-in-one.conf"
+    text = configuration.read_text()
+    for option in ("anonymous-user", "anonymous-password"):
+        text = re.sub(rf"(?m)^#?{option}=.*$", f"{option}=anon", text)
+    configuration.write_text(text)
+    text, ports = site_file(
+        instance.name,
+        cache=cache,
+        apache=apache,
+        configuration=instance.directory,
+        postgresql=int(instance.database.options["db-port"]),
+        site_keys=site_keys,
+    )
+    text = text.replace("[balancer]", f"[balancer]\nmax_queue = {max_queue}")
+    path = directory / "site.toml"
+    path.write_text(text)
+    output.write(render.render(load.load(path), drawing=False), directory / "out")
+    return RenderedSite(directory / "out" / "all", instance.name, ports, directory / "running")
