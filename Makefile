@@ -19,12 +19,11 @@ lint:
 
 .PHONY: bench
 
-# Compare with stock CubicWeb, in three minutes: `bench/README.md` says how to read it
+# Compare with stock CubicWeb in less than ten minutes, and write bench/RESULTS.md: see
+# bench/README.md. Some of it alone: `make bench ARGS='pages --rounds 30'`
 bench:
 	@tools/setup test
-	.venv/bin/python bench/downloads
-	.venv/bin/python bench/replace
-	.venv/bin/python bench/monitors
+	.venv/bin/python bench/run $(ARGS)
 
 .PHONY: fuzz
 

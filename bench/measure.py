@@ -1,64 +1,9 @@
-"""What the comparisons share: servers of their own, CPU clocks, medians and tables."""
+"""What the comparisons share: CPU clocks, medians, ratios and tables."""
 
-import shutil
-import signal
 import statistics
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import environment  # noqa: F401 (before what it makes importable)
-from pictures import picture
-from servers.instance import Instance
-from servers.postgresql import PostgreSQL
-from servers.support import make_directory
-from servers.visitor import Visitor
-
-
-@contextmanager
-def postgresql() -> Iterator[PostgreSQL]:
-    """Start a PostgreSQL of our own; in the end stop it, and remove what was made beside it."""
-    # end by way of `finally` and `with`, as Ctrl-C does
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    directory = make_directory()
-    try:
-        with PostgreSQL(directory / "postgresql") as server:
-            yield server
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def create_instances(server: PostgreSQL, **cubes: str) -> list[Instance]:
-    """Create instances side by side, with a database each.
-
-    :param cubes: the cube of each, by names of our choice
-    """
-    instances = [
-        Instance(server.directory.parent / name, [cube], server.create_database(name))
-        for name, cube in cubes.items()
-    ]
-    with ThreadPoolExecutor() as executor:
-        list(executor.map(Instance.create, instances))
-    return instances
-
-
-def image(size: int, colour: str = "teal") -> bytes:
-    """Return a picture of so many bytes."""
-    return picture(colour).ljust(size, b"\0")
-
-
-def create_file(visitor: Visitor, name: str, media_type: str, data: bytes) -> int:
-    """Create a file in its form, and return its eid.
-
-    :raises RuntimeError: the site refuses.
-    """
-    response = visitor.create("File", {"title": name}, {"data": (name, data, media_type)})
-    if response.status_code != 303:
-        raise RuntimeError(f"{name} was not created: {response.status_code}")
-    return int(response.headers["Location"].split("?")[0].rsplit("/", 1)[1])
 
 
 def cpu(pids: Iterable[int]) -> float:
@@ -87,20 +32,95 @@ class Sample:
 
     def __str__(self) -> str:
         """The median, and between which values the middle half of the rounds is."""
+        if len(set(self.values)) == 1:
+            return _number(self.median)
         low, _median, high = statistics.quantiles(self.values, method="inclusive")
-        digits = 1 if self.median >= 10 else 2
-        return f"{self.median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+        return f"{_number(self.median)} ({_number(low)}-{_number(high)})"
 
 
-def verdict(met: bool) -> str:
-    """Return in plain words whether an expectation is met."""
-    return "met" if met else "NOT MET"
+def _number(value: float) -> str:
+    if value >= 100 or value == int(value):
+        digits = 0
+    else:
+        digits = 1 if value >= 10 else 2 if value >= 0.1 else 4
+    return f"{value:,.{digits}f}"
 
 
-def print_table(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows of cells in columns, the first row being their titles."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        line = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip())
+@dataclass(frozen=True)
+class Row:
+    """A line of the results: what each side takes, and the ratio of two of them.
+
+    :param what: what was measured, with its unit
+    :param ratio: of two of the sides, round by round; None where there is nothing to compare
+    :param of: which sides it compares, in words
+    :param least: what is expected of the median ratio
+    :param most: the same
+    """
+
+    what: str
+    stock: Sample | None = None
+    article: Sample | None = None
+    ours: Sample | None = None
+    ratio: Sample | None = None
+    of: str = ""
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether what is expected was found; None if nothing is."""
+        if self.ratio is None or (self.least is None and self.most is None):
+            return None
+        median = self.ratio.median
+        return median >= (self.least or 0) and (self.most is None or median <= self.most)
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of :data:`TITLES`."""
+        expected = ""
+        if self.least is not None:
+            expected = f">= {self.least}"
+        elif self.most is not None:
+            expected = f"<= {self.most}"
+        sides = (self.stock, self.article, self.ours, self.ratio)
+        values = ("" if side is None else str(side) for side in sides)
+        verdict = {None: "", True: "met", False: "**NOT MET**"}[self.met]
+        return (self.what, *values, self.of, expected, verdict)
+
+
+TITLES = ("", "stock", "the article", "hasite", "ratio", "of", "expected", "")
+
+
+def less(what: str, stock: Sample, ours: Sample, least: float | None = None, **more) -> Row:
+    """Return a row that says how many times less than stock CubicWeb the cube takes."""
+    return Row(
+        what, stock, ours=ours, ratio=stock.over(ours), of="stock / hasite", least=least, **more
+    )
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, Sample]:
+    """Measure each side once per round, the order changing, after a round that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name in list(sides) if number % 2 else reversed(sides):
+            value = sides[name]()
+            if number:
+                found[name].append(value)
+    return {name: Sample(values) for name, values in found.items()}
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a table in Markdown, without empty columns.
+
+    The first row is that of the titles.
+    """
+    filled = [any(column[1:]) for column in zip(*rows, strict=True)]
+    rows = [[cell for cell, keep in zip(row, filled, strict=True) if keep] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Compare an edit that replaces an image with a plain update, by the number of relations.
+"""What an edit that replaces an image costs, by the number of its relations.
 
 A manager edits two files of the test application in their edition forms, as a browser with
 JavaScript does, and uploads other bytes each time:
@@ -10,48 +9,33 @@ JavaScript does, and uploads other bytes each time:
 Both are of one type, on one instance, with as many bytes and as many relations: what differs is
 the replacement, with its comparison of the bytes. (Uploading the same bytes again would not do for
 a plain update, nor would leaving the upload out: they store no data.) So that the plain update is
-that of stock CubicWeb, the option `hasite-remember-source-lines`, which makes both cheaper by the
-same time, is off.
+that of stock CubicWeb, what makes both cheaper by the same time is off.
 
 A third of the relations are tags, a third comments and a third illustrations of articles: CubicWeb
 stores them in a table of their own, by object; in a column of the other entity; by subject.
 
 The form is not measured, only its submission is: from the request to the response for the visitor,
-and in CPU time of the process that serves and of PostgreSQL. Each round edits one file after the
-other, and the ratios are taken round by round, so that they hold on a machine that does other
-things meanwhile.
-
-The exit status tells whether the comparison could be run, not what it found.
+and in CPU time of the process that serves and of PostgreSQL.
 """
 
-import argparse
 import re
-import statistics
 import time
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from measure import (
-    Sample,
-    Visitor,
-    cpu,
-    create_file,
-    create_instances,
-    image,
-    postgresql,
-    print_table,
-    verdict,
-)
+from lab import Lab, create_file, image
+from measure import Row, Sample, cpu
 from servers.instance import Process
 from servers.postgresql import PostgreSQL
-from servers.visitor import validation
+from servers.visitor import Visitor, validation
 
 RELATIONS = (1, 100, 10_000)
+TITLES = ("", "plain update", "", "replacement", "ratio", "of", "expected", "")
 SIZE = 100_000
 #: how much a replacement should cost at most, in plain updates, at how many relations
 EXPECTED, AT = 1.5, 100
-DATABASE = "hasite"
+DATABASE = "relations"
 #: edits of each file that are not measured: a connection of PostgreSQL plans its checks of
 #: foreign keys anew each of the first times, 10 ms the first one
 WARM_UP = 6
@@ -79,16 +63,6 @@ class Cost(NamedTuple):
     def cpu(self) -> float:
         """CPU time of all the servers."""
         return self.server + self.database
-
-
-#: what is printed, and how it is called
-MEASURES = {
-    "wall": "time",
-    "cpu": "CPU",
-    "server": "  of CubicWeb",
-    "database": "  of PostgreSQL",
-}
-JUDGED = ("wall", "cpu")
 
 
 class Site:
@@ -183,63 +157,41 @@ class Site:
         return self._server.sql(query, DATABASE, timeout=60)
 
 
-def main() -> None:
-    """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=30, help="by default %(default)s")
-    arguments = parser.parse_args()
-    if arguments.rounds < 2:
-        parser.error("there must be at least 2 rounds")
-    with postgresql() as server:
-        print("Creating an instance...", flush=True)
-        [instance] = create_instances(server, **{DATABASE: "hasite_testapp"})
-        with instance.process(hasite_remember_source_lines="n") as process:
-            compare(Site(server, process), arguments.rounds)
-
-
-def compare(site: Site, rounds: int) -> None:
-    """Measure both edits at each number of relations, and print the comparison."""
-    found = {relations: measure(site, relations, rounds) for relations in RELATIONS}
-
-    print(
-        f"\nAn edit that uploads {SIZE // 1000} kB, in ms: median of {rounds} rounds "
-        "(and the middle half of the rounds)\n"
-    )
-    rows = [
-        ("relations", "", "plain update", "replacement", "replacement / plain", "expected", "")
-    ]
-    for relations, (plain, replacement) in found.items():
-        for what, title in MEASURES.items():
-            update, replaced = (
-                Sample([getattr(c, what) for c in s]) for s in (plain, replacement)
-            )
-            ratio = replaced.over(update)
-            judged = relations == AT and what in JUDGED
-            judgement = (
-                (f"<= {EXPECTED}", verdict(ratio.median <= EXPECTED)) if judged else ("", "")
-            )
-            rows.append((f"{relations:,}", title, update, replaced, ratio, *judgement))
-    print_table(rows)
-
-    print("\nGrowth of a replacement, expected to be no faster than that of the relations:\n")
-    rows = [("relations", "times", "replacement, times", "", "more per relation")]
-    for few, many in pairwise(RELATIONS):
-        before, after = (
-            statistics.median(cost.wall for cost in found[relations][1])
-            for relations in (few, many)
-        )
-        growth = after / before
-        each = max(after - before, 0) / (many - few) * 1000
-        rows.append(
-            (
-                f"{few:,} to {many:,}",
-                many // few,
-                f"{growth:.1f}",
-                verdict(growth <= many / few),
-                f"{each:.0f} µs",
-            )
-        )
-    print_table(rows)
+def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+    """Compare a replacement with a plain update, and with one at fewer relations."""
+    [instance] = lab.create(**{DATABASE: "hasite_testapp"})
+    stock = {"hasite_remember_source_lines": "n", "hasite_remember_options": "n"}
+    with instance.process(**stock) as process:
+        site = Site(lab.server, process)
+        before: tuple[int, Sample] | None = None
+        for relations in RELATIONS:
+            plain, replacement = measure(site, relations, rounds)
+            for what in ("wall", "cpu"):
+                update, replaced = (
+                    Sample([getattr(cost, what) for cost in costs])
+                    for costs in (plain, replacement)
+                )
+                yield Row(
+                    f"edit of data, {relations:,} relations, "
+                    f"{'ms' if what == 'wall' else 'CPU ms with PostgreSQL'}",
+                    stock=update,
+                    ours=replaced,
+                    ratio=replaced.over(update),
+                    of="replacement / plain",
+                    most=EXPECTED if relations == AT else None,
+                )
+                if what == "wall" and before:
+                    fewer, faster = before
+                    yield Row(
+                        f"replacement at {fewer:,} and at {relations:,} relations, ms",
+                        stock=faster,
+                        ours=replaced,
+                        ratio=replaced.over(faster),
+                        of="more / fewer",
+                        most=relations // fewer,
+                    )
+                if what == "wall":
+                    before = relations, replaced
 
 
 def measure(site: Site, relations: int, rounds: int) -> tuple[list[Cost], list[Cost]]:
@@ -256,7 +208,3 @@ def measure(site: Site, relations: int, rounds: int) -> tuple[list[Cost], list[C
             if number >= WARM_UP:
                 costs[file].append(cost)
     return costs[PLAIN], costs[PICTURE]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Compare edits while a cache to be purged is down with edits without a cache to purge.
+"""What an edit costs while a cache that is to be purged is down.
 
 Images are given other bytes, one transaction for each, on an instance with PostgreSQL: by a
 visitor in a form, over HTTP, as people do; and by a script, which does nothing else. For each
@@ -12,22 +11,22 @@ round of edits the option `hasite-purge-urls` is, in turn:
 What is measured is the time from before each edit to after its commit, or to the answer. The
 ratios are taken round by round, in one database, so that they hold on a machine that does other
 things meanwhile.
-
-The exit status tells whether the comparison could be run, not what it found.
 """
 
-import argparse
 import json
 import re
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from measure import Sample, create_file, create_instances, image, postgresql, print_table
+from lab import Lab, create_file, image
+from measure import Row, Sample
 from servers.instance import Instance
 from servers.support import free_port
 from servers.visitor import Visitor, validation
 
+TITLES = ("", "no cache", "", "cache down", "ratio", "of", "expected", "")
 SIZE = 20_000
 EDITS = 100
 #: per round
@@ -75,45 +74,29 @@ print("RESULT", json.dumps([times, queued]))
 """
 
 
-def main() -> None:
-    """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=15, help="by default %(default)s")
-    arguments = parser.parse_args()
-    if arguments.rounds < 2:
-        parser.error("there must be at least 2 rounds")
-    with postgresql() as server, socket.create_server(("127.0.0.1", 0)) as hung:
-        print("Creating an instance...", flush=True)
-        [instance] = create_instances(server, hasite="hasite")
+def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+    """Compare edits with each cache to edits without one: time, as the visitor waits for it."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        [instance] = lab.create(purge="hasite")
         caches = {
             "none": [],
             "stopped": [f"http://127.0.0.1:{free_port()}/"],
             "hung": [f"http://127.0.0.1:{hung.getsockname()[1]}/"],
         }
-        forms = measure_forms(instance, caches, arguments.rounds * FORM_EDITS)
-        times, queued = measure(instance, caches, arguments.rounds)
-
-    print(
-        f"\nAn edit in a form, in ms: median of {arguments.rounds * FORM_EDITS} edits "
-        "(and the middle half of them)\n"
-    )
-    print_comparison(forms)
-    print(
-        f"\nAn edit by a script, in ms: median of {arguments.rounds} rounds of {EDITS} edits "
-        "(and the middle half of the rounds)\n"
-    )
-    print_comparison(times)
-    print("\nPaths in the queue in the end:", ", ".join(f"{k}: {v}" for k, v in queued.items()))
-
-
-def print_comparison(times: dict[str, list[float]]) -> None:
-    """Print what edits take with each cache, and the ratio to what they take with none."""
-    none = Sample(times["none"])
-    rows = [("cache to purge", "edit", "edit / none")]
-    for name, values in times.items():
-        edit = Sample(values)
-        rows.append((name, edit, "" if name == "none" else edit.over(none)))
-    print_table(rows)
+        forms = measure_forms(instance, caches, rounds * FORM_EDITS)
+        times, queued = measure(instance, caches, rounds)
+    for how, found in (("in a form", forms), ("by a script", times)):
+        none = Sample(found["none"])
+        for name in ("stopped", "hung"):
+            edit = Sample(found[name])
+            yield Row(
+                f"edit {how}, cache {name}, ms",
+                stock=none,
+                ours=edit,
+                ratio=edit.over(none),
+                of="cache down / no cache",
+            )
+    print("Paths in the queue in the end:", ", ".join(f"{k}: {v}" for k, v in queued.items()))
 
 
 def measure_forms(
@@ -158,7 +141,3 @@ def measure(
         raise RuntimeError(f"the edits failed:\n{output}")
     times, queued = json.loads(result[1])
     return times, queued
-
-
-if __name__ == "__main__":
-    main()
