@@ -67,6 +67,8 @@ def includeme(config: Configurator) -> None:
         config.add_exception_view(unavailable, context=error)
     if options["hasite-remember-source-lines"]:
         upstream.remember_source_lines()
+    if options["hasite-load-users-at-once"]:
+        upstream.load_users_at_once()
     if options["hasite-remember-options"] and options.mode != "test":  # which change there
         upstream.remember_options()
     config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)

@@ -17,12 +17,15 @@ from typing import Any, NoReturn
 
 from cubicweb import ValidationError, _
 from cubicweb.cwconfig import CubicWebConfiguration
+from cubicweb.entities.authobjs import CWUser, user_session_cache_key
 from cubicweb.server.repository import Repository, _BaseCnxSet, _CnxSetPool
 from cubicweb.server.sources.native import DefaultEidGenerator, NativeSQLSource
 from cubicweb.server.sqlutils import ConnectionWrapper
 from cubicweb_web import bwcompat
 from cubicweb_web.request import CubicWebRequestBase
 from logilab.common.changelog import Version
+
+from cubicweb_hasite.visibility import load_user
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,27 @@ def _remembered_option(config: CubicWebConfiguration, name: str) -> Any:
     value = _stock_option(config, name)
     known[name] = stored, value
     return value
+
+
+def load_users_at_once() -> None:
+    """Ask the database once in a transaction for what it has of a user, not twice.
+
+    `CWUser.groups` and `CWUser.properties` (cubicweb/entities/authobjs.py, lines 56 to 88), which
+    each page asks for, take an RQL query each: some 10 % of the CPU time of a page.
+    """
+    if Version("5.0.1") >= _CUBICWEB:
+        CWUser.groups, CWUser.properties = _user_data("groups"), _user_data("properties")
+
+
+def _user_data(name: str) -> property:
+    def get(user: CWUser) -> Any:
+        cnx = getattr(user._cw, "cnx", user._cw)  # of a web request
+        key = user_session_cache_key(user.eid, name)
+        if key not in cnx.transaction_data:
+            load_user(cnx, user.eid)
+        return cnx.transaction_data[key]
+
+    return property(get)
 
 
 #: what visitors are told then

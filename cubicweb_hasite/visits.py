@@ -12,7 +12,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from cubicweb_hasite import caching, downloads, metrics, replacement, urls
-from cubicweb_hasite.visibility import load_groups, readable_entity
+from cubicweb_hasite.visibility import load_user, readable_entity
 
 Handler = Callable[[Request], Response]
 
@@ -147,7 +147,7 @@ class _Visit:
             connection = Connection(self.repo, user)
             connection.lang = lang
             with connection as cnx:
-                load_groups(cnx)
+                load_user(cnx, self.anonymous_eid)
                 yield cnx, True
         if self.request.authenticated_userid:
             yield self.request.cw_cnx, False

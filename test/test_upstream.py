@@ -6,6 +6,7 @@ from unittest.mock import patch
 from base import HasiteTC
 from cubicweb import toolsutils
 from cubicweb.cwconfig import CubicWebConfiguration
+from cubicweb.entities.authobjs import CWUser
 
 from cubicweb_hasite import upstream
 
@@ -39,3 +40,29 @@ class OptionsTC(HasiteTC):
             finally:
                 CubicWebConfiguration.__getitem__ = stock
                 del self.config._hasite_options
+
+
+class UsersTC(HasiteTC):
+    def test_groups_and_properties(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            self.create_user(cnx, "reader", groups=("guests", "users"))
+            cnx.commit()
+        with self.new_access("reader").cnx() as cnx:
+            cnx.user.set_property("ui.language", "fr")
+            cnx.commit()
+        stock = {login: self._data_of(login) for login in ("admin", "anon", "reader")}
+        assert stock["reader"] == ({"guests", "users"}, {"ui.language": "fr"}, "fr")
+        properties = CWUser.groups, CWUser.properties
+        upstream.load_users_at_once()
+        try:
+            assert {login: self._data_of(login) for login in stock} == stock
+            with self.new_access("reader").web_request() as req:
+                assert req.user.groups == {"guests", "users"}
+                assert req.property_value("ui.language") == "fr"
+        finally:
+            CWUser.groups, CWUser.properties = properties
+
+    def _data_of(self, login: str) -> tuple[set[str], dict[str, str], str]:
+        with self.new_access(login).cnx() as cnx:
+            user = cnx.user
+            return user.groups, user.properties, user.property_value("ui.language")
