@@ -225,7 +225,12 @@ def page_urls(entity: Entity) -> set[str]:
     Its own, the list of its type, and the home page.
     """
     etype = entity.cw_etype.lower()
-    return {entity.rest_path(), f"{etype}/{entity.eid}", f"{entity.eid}", etype, ""}
+    urls = {f"{etype}/{entity.eid}", f"{entity.eid}", etype, ""}
+    try:
+        urls.add(entity.rest_path())
+    except Exception:  # an application's own code, which is not to fail the edit
+        log.exception("no URL of the page to purge of %s", entity)
+    return urls
 
 
 def page_paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
