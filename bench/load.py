@@ -30,9 +30,13 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
     yield from _burst(lab, rounds)
 
 
-def _ab(url: str, requests: int, connections: int, *options: str) -> dict[str, float]:
+def _ab(
+    url: str, requests: int, connections: int, *options: str, may_fail: bool = False
+) -> dict[str, float]:
     """Make requests, and return how many a second, and the time of all but 1 % of them in ms.
 
+    :param may_fail: whether some may fail, as those of stock CubicWeb do when two threads look up
+        the line of a controller at once: see cubicweb_hasite.upstream.remember_source_lines
     :raises RuntimeError: one failed.
     """
     command = [find_program("ab", "apache2-utils"), "-q", "-n", str(requests)]
@@ -46,7 +50,7 @@ def _ab(url: str, requests: int, connections: int, *options: str) -> dict[str, f
             ("failed", r"(?:Non-2xx responses|Connect: [1-9]|Exceptions: [1-9]).*"),
         )
     }
-    if figures["failed"] or not figures["rate"] or not figures["p99"]:
+    if (figures["failed"] and not may_fail) or not figures["rate"] or not figures["p99"]:
         raise RuntimeError(f"{url}: {text}")
     return {name: float(figures[name][1]) for name in ("rate", "p99")}
 
@@ -105,7 +109,11 @@ def _hits(lab: Lab, rounds: int) -> Row:
         found = in_turn(
             {
                 STOCK: lambda: _ab(
-                    f"{stock.process.url}{urls[STOCK]}", DOWNLOADS, CONNECTIONS, "-k"
+                    f"{stock.process.url}{urls[STOCK]}",
+                    DOWNLOADS,
+                    CONNECTIONS,
+                    "-k",
+                    may_fail=True,
                 )["rate"],
                 OURS: lambda: _ab(f"{squid.url}{urls[OURS]}", HITS, CONNECTIONS, "-k")["rate"],
             },
@@ -134,7 +142,6 @@ def _burst(lab: Lab, rounds: int) -> Iterator[Row]:
         lab.directory / "rendered",
         cache="squid",
         site_keys='languages = ["en"]\noptions = { "hasite-page-max-age" = "primary:60" }',
-        max_queue=VISITORS,
     )
     renderings, waits = [], []
     with site:

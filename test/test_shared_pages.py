@@ -62,7 +62,6 @@ def site(
         cache=request.param.partition("-")[0],
         apache=request.param.endswith("-apache"),
         site_keys=SITE_KEYS,
-        max_queue=VISITORS,  # they come from one address, all at once
     )
     with running:
         wait_until(lambda: len(running.in_service()) == 2, "both in service", timeout=60)

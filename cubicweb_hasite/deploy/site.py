@@ -198,7 +198,7 @@ class Balancer(Section):
     """Connections of visitors that one balancer serves at a time; further ones wait."""
     instance_connections: Positive = 64
     """Requests that are sent to one cache port at a time; further ones wait in the queue."""
-    max_queue: Positive = 500
+    max_queue: Positive = 1000
     """Requests in the queue of a site beyond which visitors are told that the site is busy."""
     queue_seconds: Positive = 10
     """How long a request waits in the queue at most."""

@@ -328,13 +328,11 @@ def rendered_site(
     cache: str,
     apache: bool = False,
     site_keys: str = "",
-    max_queue: int = 500,
 ) -> RenderedSite:
     """Render a site for this machine, and return its programs, to be started.
 
     :param instance: its configuration, on a database of PostgreSQL; its name is that of the site
     :param directory: a new one, for the files and for what the programs write
-    :param max_queue: how many visitors may wait at the balancer
     """
     directory.mkdir()
     directory.chmod(0o755)
@@ -352,7 +350,6 @@ def rendered_site(
         postgresql=int(instance.database.options["db-port"]),
         site_keys=site_keys,
     )
-    text = text.replace("[balancer]", f"[balancer]\nmax_queue = {max_queue}")
     path = directory / "site.toml"
     path.write_text(text)
     output.write(render.render(load.load(path), drawing=False), directory / "out")
