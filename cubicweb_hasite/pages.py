@@ -45,7 +45,7 @@ def includeme(config: Configurator) -> None:
     """
     by_view = caching.page_ages(config.registry["cubicweb.config"])
     # a balancer may use the name already, or still
-    config.add_tween("cubicweb_hasite.pages.name_tween_factory", under=INGRESS)
+    config.add_tween("cubicweb_hasite.pages.name_tween_factory", under=INGRESS, over=EXCVIEW)
     views = config.registry["cubicweb.registry"]["views"]
     for regid in by_view:
         if regid not in views:

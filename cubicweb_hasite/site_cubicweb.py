@@ -78,7 +78,7 @@ options = (
             "type": "yn",
             "default": True,
             "help": "look up once what the environment says of an option, not at each use: "
-            "a sixth of the cost of a page. No to change CW_ variables in a running process.",
+            "up to 7 % of the cost of a page. No to change CW_ variables in a running process.",
             "group": "hasite",
             "level": 3,
         },
@@ -89,7 +89,7 @@ options = (
             "type": "yn",
             "default": True,
             "help": "ask for the groups and the properties of a visitor by one SQL query, not by "
-            "two of RQL: some 10 % of the cost of a page.",
+            "two of RQL: 2 to 6 % of the cost of a page.",
             "group": "hasite",
             "level": 3,
         },
