@@ -25,9 +25,10 @@ mount -t tmpfs -o mode=755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 # devices: no others than a container has, and a log of the host's own
 mount -t tmpfs -o mode=755 dev "$root/dev"
-for device in null zero full random urandom tty; do
-    touch "$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
+for device in /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/loop*; do
+    [ -e "$device" ] || continue
+    touch "$root$device"
+    mount --bind "$device" "$root$device"
 done
 mkdir -m 1777 "$root/dev/shm"
 ln -s /proc/self/fd "$root/dev/fd"

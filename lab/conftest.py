@@ -3,7 +3,7 @@
 A lab that runs is used, and left running; else one is brought up, and down at the end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,14 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
     yield results
     if path := request.config.getoption("results"):
         results.write(Path(path))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    report = yield
+    if report.failed and _RESULTS in item.config.stash:
+        item.config.stash[_RESULTS].failed.append(f"`{item.name}` ({report.when})")
+    return report
 
 
 def pytest_terminal_summary(

@@ -76,6 +76,8 @@ class Results:
 
     started_in: float = 0
     rows: list[Row] = field(default_factory=list)
+    #: names of the tests that failed
+    failed: list[str] = field(default_factory=list)
 
     def add(self, row: Row) -> Row:
         """Add a row; return it."""
@@ -101,7 +103,8 @@ class Results:
             versions=", ".join(_versions()),
             started_in=self.started_in,
         )
-        path.write_text("\n".join([header, *self.lines()]) + "\n")
+        failed = [f"\nFailed, see the test: {', '.join(self.failed)}."] if self.failed else []
+        path.write_text("\n".join([header, *self.lines(), *failed]) + "\n")
 
 
 def _machine() -> str:

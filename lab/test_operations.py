@@ -10,6 +10,7 @@ from results import Results, Row
 from traffic import Traffic, good, lost_writes
 
 
+@pytest.mark.long
 def test_rolling_restart(site: Site, traffic: Traffic, results: Results) -> None:
     """Chapter 2, without the lines that install and upgrade packages."""
     traffic.run(3)
@@ -37,6 +38,7 @@ def test_rolling_restart(site: Site, traffic: Traffic, results: Results) -> None
     assert lost_writes(site, report) == []
 
 
+@pytest.mark.long
 def test_switchover(site: Site, traffic: Traffic, results: Results) -> None:
     """Chapter 6."""
     traffic.run(5)

@@ -85,6 +85,11 @@ class Traffic:
         since = since or self.started
         return Report([o for o in self.outcomes() if since <= o.started < until])
 
+    @staticmethod
+    def now() -> float:
+        """Return the time, of `time.monotonic()`."""
+        return time.monotonic()
+
     def run(self, seconds: float) -> None:
         """Let the visits go on for some time."""
         time.sleep(seconds)
@@ -92,7 +97,7 @@ class Traffic:
 
 def good(outcome: Outcome) -> bool:
     """Return whether the visitor got what he wanted."""
-    return 200 <= outcome.status < 400 and not outcome.lost_session
+    return 200 <= outcome.status < 400 and not outcome.error and not outcome.lost_session
 
 
 @dataclass
@@ -114,6 +119,11 @@ class Report:
     def failed(self) -> list[Outcome]:
         """Those that failed."""
         return [o for o in self.outcomes if not good(o)]
+
+    @property
+    def cut_short(self) -> list[Outcome]:
+        """Those of which a part had arrived: nobody can ask for the rest elsewhere."""
+        return [o for o in self.failed if o.status == 200 and o.error]
 
     @property
     def failed_gets(self) -> list[Outcome]:

@@ -30,7 +30,7 @@ from servers.visitor import Visitor
 from cubicweb_hasite.deploy.render import CACHEABLE_PATH
 
 #: pages of a visit, see traffic.md
-PAGES = 8
+PAGES = 5
 #: seconds after which a visitor gives up
 PATIENCE = 35
 #: connections of a browser to one host

@@ -42,7 +42,7 @@ def test_every_document_is_tested() -> None:
     with_commands = {path for path in documents if command_blocks(path)}
     tested = {
         *("README.md", "bench/README.md"),
-        *("docs/install.md", "docs/monitor.md", "docs/operate.md"),
+        *("docs/install.md", "docs/lab.md", "docs/monitor.md", "docs/operate.md"),
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
@@ -108,6 +108,12 @@ def test_test() -> None:
     """Continuous integration runs it."""
     assert TEST == "make test\n"
     assert re.search(r"^make test$", (CHECKOUT / ".ci" / "run").read_text(), re.M)
+
+
+def test_lab() -> None:
+    """Continuous integration runs it; the lab's own tests bring it up and down."""
+    assert command_blocks("docs/lab.md") == ["make lab\nmake lab-down\n"]
+    assert re.search(r"^make lab-test ", (CHECKOUT / ".ci" / "run").read_text(), re.M)
 
 
 def test_comparisons() -> None:
