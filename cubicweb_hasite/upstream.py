@@ -100,17 +100,15 @@ _stock_option = CubicWebConfiguration.__getitem__
 
 
 def _remembered_option(config: CubicWebConfiguration, name: str) -> Any:
-    stored = super(CubicWebConfiguration, config).__getitem__(name)
+    # with the attribute that holds it, to find which is to go through the list
     known = vars(config).setdefault("_hasite_options", {})
-    try:
-        former, value = known[name]
-    except KeyError:
-        pass
-    else:
-        if former is stored:
+    if name in known:
+        attribute, stored, value = known[name]
+        if getattr(config.config, attribute) is stored:
             return value
     value = _stock_option(config, name)
-    known[name] = stored, value
+    attribute = config.option_attrname(name)
+    known[name] = attribute, getattr(config.config, attribute), value
     return value
 
 
