@@ -34,7 +34,7 @@ Handler = Callable[[Request], Response]
 
 _KEY = "hasite.anonymous_page"
 # of the programs that measure audiences: they mean nothing to CubicWeb
-_FOREIGN_COOKIE = re.compile(r"_ga|_gid|_gat|_gcl|_pk_|_hj|_fbp|_cl|__utm")
+_FOREIGN_COOKIE = re.compile("_ga[_=]|_gid=|_gat[_=]|_gcl_|_pk_|_hj|_fbp=|_clck=|_clsk=|__utm")
 _POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNORECASE)
 
 
@@ -105,14 +105,15 @@ def share(request: Request, response: Response) -> bool:
     To be called when nothing is added to the response any more.
     """
     page = request.environ.get(_KEY)
-    if page is None or page.age is None or not page.shareable:
+    if page is None or page.age is None or not page.shareable or request.session.changed:
         return False
     cookies = {cookie.partition("=")[0] for cookie in response.headers.getall("Set-Cookie")}
     if not cookies <= {_csrf_cookie(request)}:
         return False
     # CubicWeb makes a token for each request (cubicweb_web.bwcompat); the page does not hold it
     for name in ("Set-Cookie", "ETag", "Last-Modified", "Expires", "Vary"):
-        response.headers.pop(name, None)
+        if name in response.headers:
+            del response.headers[name]  # all of them
     response.headers["Cache-Control"] = caching.page_cache_control(page.age)
     return True
 
@@ -171,7 +172,7 @@ def _is_nobody(request: Request) -> bool:
         and request.registry.get("cubicweb.anonymous_eid") is not None
         and "Authorization" not in request.headers
         and all(
-            name == _csrf_cookie(request) or _FOREIGN_COOKIE.match(name)
+            name == _csrf_cookie(request) or _FOREIGN_COOKIE.match(f"{name}=")
             for name in request.cookies
         )
         and not request.authenticated_userid
@@ -185,7 +186,7 @@ def _is_shareable(request: Request, response: Response) -> bool:
     caches or cookies by itself. (A message comes by the session, which has changed then.)
     """
     headers = response.headers
-    vary = {field.strip().lower() for field in headers.get("Vary", "").split(",")}
+    vary = {field.strip().lower() for field in ",".join(headers.getall("Vary")).split(",")}
     return (
         response.status_code == 200
         and response.content_type == "text/html"

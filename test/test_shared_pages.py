@@ -121,7 +121,9 @@ def test_burst(site: RenderedSite, admin: Visitor) -> None:
     def visit(number: int) -> requests.Response:
         if number < THREADS:
             start.wait(60)
-        return ask(site, path, **{"Cookie": f"_ga=GA1.{number}"} if number % 2 else {})
+        return ask(
+            site, path, **{"Cookie": f"_ga=GA1.{number}; _pk_id.1.2=x"} if number % 2 else {}
+        )
 
     with ThreadPoolExecutor(THREADS) as pool:
         pages = list(pool.map(visit, range(VISITORS)))
@@ -293,6 +295,7 @@ def test_not_for_everybody(site: RenderedSite, admin: Visitor) -> None:
         {"Cookie": "session=1"},
         {"Cookie": "_ga=1; auth_tkt=1"},
         {"Cookie": "own=1"},
+        {"Cookie": "_gallery=1"},
         {"Accept": "text/turtle"},
         {"Accept": "application/json, text/html"},
     ):
