@@ -330,7 +330,10 @@ class Lab:
         """Yield those that make a lab: to kill them ends all the others."""
         programs = {str(CHECKOUT / "lab" / name) for name in ("init.py", "boot.sh", "switch.sh")}
         for pid, words in _command_lines():
-            if str(self.folder) in words and programs.intersection(words):
+            rendering = any(word.endswith("/cubicweb-ctl") for word in words)
+            if any(word.startswith(str(self.folder)) for word in words) and (
+                rendering or programs.intersection(words)
+            ):
                 yield pid
 
     def enter(self, name: str) -> list[str]:

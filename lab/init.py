@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from units import WANTED, Unit, UnknownUnit
+from units import WANTED, Unit
 
 CONTROL = "/run/lab.socket"
 JOURNAL = Path("/var/log/journal")
@@ -263,8 +263,9 @@ class Service:
         account: dict[str, object] = {}
         user = unit.value("User")
         if user and "+" not in line[: len(line) - len(line.lstrip("-+!:@"))]:
-            home = subprocess_output(self._dead, ["getent", "passwd", user]).split(":")[5]
-            account = {"user": user, "group": unit.value("Group", user), "extra_groups": []}
+            fields = subprocess_output(self._dead, ["getent", "passwd", user]).split(":")
+            group, home = unit.value("Group") or int(fields[3]), fields[5]
+            account = {"user": user, "group": group, "extra_groups": []}
             environ = {"HOME": home, "USER": user, "LOGNAME": user, **environ}
         elif unit.value("Group"):
             account = {"group": unit.value("Group")}
@@ -357,7 +358,7 @@ class Init:
                         lines.append(text)
                     if verb == "is-active" and text != "active":
                         status = 3
-            except (RuntimeError, OSError, UnknownUnit) as error:
+            except Exception as error:  # whatever it is, it is told to who asked
                 status, lines = 1, [*lines, str(error)]
             with contextlib.suppress(OSError):
                 stream.write(json.dumps([status, "\n".join(lines)]))

@@ -139,7 +139,7 @@ class Site:
             list(executor.map(lambda h: h.run("systemctl enable --now etcd"), nodes))
         for host in nodes:
             host.run("systemctl disable --now postgresql; systemctl enable --now patroni")
-        wait_until(lambda: self.primary() is not None, "primary of the database", timeout=90)
+        wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
         primary = self.primary()
         primary.run(
             "su postgres -c 'psql -q'\n"
@@ -147,7 +147,7 @@ class Site:
             stdin=f"CREATE USER mysite PASSWORD '{password}';"
             "CREATE USER prometheus; GRANT pg_monitor TO prometheus;",
         )
-        wait_until(lambda: self.standbys() == len(nodes) - 1, "standbys", timeout=90)
+        wait_until(lambda: self.standbys() == len(nodes) - 1, "standbys", timeout=180)
 
     def _start_balancer(self, host: Host) -> None:
         host.write("/etc/haproxy/certs/www.example.org.pem", self._certificate, mode="600")
@@ -254,7 +254,7 @@ class Site:
             for number in range(host["processors"])
         }
 
-    def wait_until_well(self, timeout: float = 120) -> None:
+    def wait_until_well(self, timeout: float = 240) -> None:
         """Wait until both balancers have all the instances in service, and all standbys follow."""
         for balancer in self.with_role("balancer"):
             wait_until(

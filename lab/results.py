@@ -21,12 +21,16 @@ _PROGRAMS = {
 }
 _PACKAGES = ("cubicweb", "cubicweb-web", "cubicweb-file", "gunicorn", "aiohttp")
 
+_TITLES = (
+    *("scenario", "expected", "failed", "no page for", "sessions lost", "writes", "measured"),
+    *("falls short", "measured on"),
+)
 _HEADER = """\
 # What the lab has measured
 
-Made by `make lab-test` on {date}, on {cores} processors ({machine}), {memory} GB, Linux {kernel}:
-{versions}. The lab was ready after {started_in} s. Single runs, on processors that the
-hosts share with the visitors: figures vary from run to run. How it is measured:
+Made by `make lab-test`, last on {date}, on {cores} processors ({machine}), {memory} GB, Linux
+{kernel}: {versions}. The lab was ready after {started_in} s, then. Single runs, on processors that
+the hosts share with the visitors: figures vary from run to run. How it is measured:
 [docs/lab.md](../docs/lab.md).
 
 *Failed* counts requests of anonymous visitors and of users, of all that were made from before the
@@ -66,7 +70,8 @@ class Row:
             str(len(report.lost_sessions)),
             f"{len(report.written())}, {self.lost} lost",
             self.measured,
-            self.short or "as expected",
+            self.short or "nothing",
+            _today(),
         ]
 
 
@@ -84,18 +89,12 @@ class Results:
         self.rows.append(row)
         return row
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of the table."""
-        titles = ("scenario", "expected", "failed", "no page for", "sessions lost", "writes")
-        yield "| " + " | ".join((*titles, "measured", "falls short")) + " |"
-        yield "|---" * 8 + "|"
-        for row in self.rows:
-            yield "| " + " | ".join(row.cells()) + " |"
-
     def write(self, path: Path) -> None:
-        """Write RESULTS.md."""
+        """Write RESULTS.md. The rows of scenarios that were not run now stay."""
+        rows = _rows(path.read_text()) if path.exists() else {}
+        rows |= {row.name: "| " + " | ".join(row.cells()) + " |" for row in self.rows}
         header = _HEADER.format(
-            date=datetime.now(UTC).strftime("%Y-%m-%d"),
+            date=_today(),
             cores=os.cpu_count(),
             machine=_machine(),
             memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30,
@@ -103,8 +102,19 @@ class Results:
             versions=", ".join(_versions()),
             started_in=self.started_in,
         )
+        titles = f"| {' | '.join(_TITLES)} |\n{'|---' * len(_TITLES)}|"
         failed = [f"\nFailed, see the test: {', '.join(self.failed)}."] if self.failed else []
-        path.write_text("\n".join([header, *self.lines(), *failed]) + "\n")
+        path.write_text("\n".join([header, titles, *rows.values(), *failed]) + "\n")
+
+
+def _rows(text: str) -> dict[str, str]:
+    """Return the rows of a RESULTS.md, by the names of their scenarios."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def _machine() -> str:

@@ -23,7 +23,7 @@ def all_but(site: Site, *names: str) -> set[str]:
     return site.instances() - set(names)
 
 
-def wait_for_service(site: Site, wanted: set[str], timeout: float = 60) -> float:
+def wait_for_service(site: Site, wanted: set[str], timeout: float = 120) -> float:
     """Wait until the active balancer has these instances in service; return for how long."""
     return wait_until(
         lambda: site.in_service() == wanted, f"in service: {wanted}", timeout=timeout

@@ -46,7 +46,7 @@ class Traffic:
         with self._path.open("wb") as output:
             self._popen = site.client.spawn(*program, *words, output=output)
         try:
-            wait_until(self._all_are_there, "visitors, logged in")
+            wait_until(self._all_are_there, "visitors, logged in", timeout=180)
         except TimeoutError as error:
             self._popen.kill()
             raise RuntimeError(f"{error}\n{self._path.read_text()[-3000:]}") from None
