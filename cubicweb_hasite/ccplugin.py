@@ -379,7 +379,13 @@ class UpgradeCommand(Command):
             with run.alone(parent):
                 rehearsal = upgrade.check(site_file, Path(self.config.runbook))
                 _note(parent, what, "begins")
-                upgrade.upgrade(site_file, rehearsal, Console(), confirm)
+                upgrade.upgrade(
+                    site_file,
+                    rehearsal,
+                    Console(),
+                    confirm,
+                    lambda title: _note(parent, f"hasite-upgrade: {title}", "done"),
+                )
         except load.SiteError as error:
             sys.exit(str(error))
         except Refused as error:

@@ -332,7 +332,7 @@ class Upgrade(Section):
     reach: Annotated[str, AfterValidator(_reach)] = "ssh -o BatchMode=yes root@{address}"
     """How a shell command is run on a host as root: a command to which it is added as one more
     argument. `{host}` stands for the host's name, `{address}` for its address."""
-    backup: str = "su postgres -c /usr/local/sbin/hasite-backup"
+    backup: str = "systemctl start hasite-backup"
     """Command that makes a backup, on the first database node; without nodes, on the machine
     from which production is upgraded. Empty: you make it yourself."""
     max_age_hours: Positive = 72

@@ -138,6 +138,10 @@ class Plan:
         )
         line = packages.install_command(self.virtualenv, "python3", folder)
         yield Command(self._on(host, line), took=self.state.fact("install_seconds"))
+        programs = (
+            f"test -x {self.virtualenv}/bin/{name}" for name in ("cubicweb-ctl", "gunicorn")
+        )
+        yield Command(self._on(host, " && ".join(programs)))
 
     def _accept(self, host: str) -> Command:
         versions = _quote(self.state.fact("versions_after"))

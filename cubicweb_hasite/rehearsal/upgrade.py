@@ -53,11 +53,16 @@ def check(site_file: SiteFile, folder: Path) -> State:
 
 
 def upgrade(
-    site_file: SiteFile, rehearsal: State, console: Console, confirm: Callable[[str], bool]
+    site_file: SiteFile,
+    rehearsal: State,
+    console: Console,
+    confirm: Callable[[str], bool],
+    note: Callable[[str], None],
 ) -> None:
     """Do the stages that are not done yet.
 
     :param confirm: whether to go on with a stage, by its title
+    :param note: is told the title of each stage that is done
     :raises RehearsalError: a command failed, with the way back.
     """
     done_path = rehearsal.folder / DONE
@@ -71,6 +76,7 @@ def upgrade(
         if not confirm(title):
             raise RehearsalError(f"stopped before {title}; run the same command to go on")
         _run(stage, title, site_file, rehearsal, console)
+        note(title)
         done.append(stage.title)
         done_path.write_text(json.dumps(done))
 

@@ -1,0 +1,179 @@
+"""An upgrade with a new cube, a change of the schema and a slow migration: rehearsed on a host of
+its own, then done in production by the rehearsal, while visitors come.
+
+The environments of the new version are made on top of that of the checkout, which has all else.
+"""
+
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import CHECKOUT, Host
+from installation import Site
+from rehearsing import CUBE, ENTITIES, FILL, NEW, OLD, cube
+from results import Results, Row
+from traffic import Report, Traffic, lost_writes
+
+_CTL = Path(sys.executable).with_name("cubicweb-ctl")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FOLDER = "/srv/mysite"  # on the pre-production host
+
+# where `python3 -m venv` makes an environment on top of that of the checkout
+_PYTHON = f"""\
+#!/bin/sh
+[ "$1 $2" = "-m venv" ] || exec /usr/bin/python3 "$@"
+for last; do :; done
+exec {sys.executable} {CHECKOUT}/test/rehearsing.py layer "$last"
+"""
+
+_SECTIONS = f"""
+[upgrade]
+longest_wait = 20
+checks = [{{ path = "/news", text = "News" }}, {{ path = "/" }}]
+reach = "{CHECKOUT}/lab/run {{host}} env PATH={PATH} sh -c"
+
+[preproduction]
+address = "10.0.0.51"
+database = "host=/var/run/postgresql user=copies"
+"""
+
+
+@pytest.fixture
+def former(site: Site, tmp_path: Path) -> Site:
+    """The site, with the former release of the cube and its entities."""
+    package = cube(tmp_path / OLD, OLD)
+    for host in site.with_role("web"):
+        _install_python(host, package)
+        host.run("ln -sfn /opt/cubicweb-former /opt/cubicweb")
+    first = site.with_role("web")[0]
+    first.write("/tmp/add.py", f'add_cube("{CUBE}")\n')
+    said = first.run("mysite-ctl shell mysite /tmp/add.py", timeout=300)
+    assert "Traceback" not in said, said
+    site.sql(f"BEGIN;{FILL.format(count=ENTITIES)};COMMIT")
+    for host in site.with_role("web"):
+        host.run("systemctl restart cubicweb-mysite@1 cubicweb-mysite@2", timeout=300)
+    site.wait_until_well()
+    return site
+
+
+def _install_python(host: Host, package: Path) -> None:
+    """Let a host make environments, and have that of the former release."""
+    host.write("/usr/local/bin/python3", _PYTHON, mode="755")
+    with package.open("rb") as file:
+        write = host.command("sh", "-c", f"cat > /tmp/{package.name}")
+        subprocess.run(write, stdin=file, check=True)
+    host.run(
+        "python3 -m venv --clear /opt/cubicweb-former\n"
+        f"/opt/cubicweb-former/bin/pip install -q --no-deps --no-index /tmp/{package.name}",
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
+    """The pre-production host, with a PostgreSQL server of its own and the site's folder."""
+    site = former
+    host = site.lab.add("preprod", "10.0.0.51/24")
+    host.boot()
+    try:
+        _prepare(site, host, tmp_path)
+        yield host
+    finally:
+        host.power_off()
+        del site.lab.hosts["preprod"]
+
+
+def _prepare(site: Site, host: Host, tmp_path: Path) -> None:
+    _install_python(host, next((tmp_path / OLD).glob("*.whl")))
+    password = secrets.token_hex(16)
+    site.sql(f"CREATE USER rehearsal PASSWORD '{password}' IN ROLE pg_read_all_data")
+    host.write("/root/.pgpass", f"*:5432:*:rehearsal:{password}\n", mode="600")
+    host.run(
+        "ln -sfn /opt/cubicweb-former /opt/cubicweb\n"
+        "install -d -o postgres /srv/postgresql /var/run/postgresql\n"
+        "cd /usr/lib/postgresql/*/bin\n"
+        'su postgres -c "$PWD/initdb -D /srv/postgresql --auth=trust --encoding=UTF8"\n'
+        'su postgres -c "$PWD/pg_ctl -w -D /srv/postgresql -l /srv/postgresql/log '
+        "-o '-c listen_addresses=' start\" </dev/null >/dev/null 2>&1\n"
+        "su postgres -c 'createuser --createdb copies'",
+    )
+    first = site.with_role("web")[0]
+    for path in ("etc/cubicweb.d", "etc/hasite/secrets/mysite.env"):
+        archive = subprocess.run(
+            first.command("tar", "-C", "/", "-cf", "-", path), check=True, capture_output=True
+        ).stdout
+        subprocess.run(host.command("tar", "-C", "/", "-xf", "-"), input=archive, check=True)
+    text = (site.lab.folder / "site.toml").read_text()
+    host.write(
+        f"{_FOLDER}/site.toml", text.partition("\n# How production is upgraded")[0] + _SECTIONS
+    )
+    package = cube(tmp_path / NEW, NEW)
+    with package.open("rb") as file:
+        write = host.command("sh", "-c", f"cat > {_FOLDER}/{package.name}")
+        subprocess.run(write, stdin=file, check=True)
+    host.write(f"{_FOLDER}/requirements.txt", f"./{package.name}\n")
+
+
+def _checksums(site: Site) -> str:
+    tables = site.sql(
+        "SELECT string_agg(format('SELECT %L, md5(coalesce(string_agg(t::text, '','' ORDER BY "
+        "t::text), '''')) FROM %I t', relname, relname), ' UNION ALL ' ORDER BY relname) "
+        "FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    return site.sql(f"{tables} ORDER BY 1")
+
+
+@pytest.mark.long
+def test_upgrade(
+    former: Site,
+    preproduction: Host,
+    tmp_path: Path,
+    results: Results,
+) -> None:
+    site = former
+    before = _checksums(site)
+    said = preproduction.run(
+        f"cd {_FOLDER} && /opt/cubicweb/bin/cubicweb-ctl hasite-rehearse site.toml", timeout=900
+    )
+    assert _checksums(site) == before
+    name = re.search(r"rolling: see .*(rehearsal-\S+?)/report.html", said)[1]
+    folder = tmp_path / "site"
+    folder.mkdir()
+    archive = preproduction.command("tar", "-C", _FOLDER, "--exclude=work", "-cf", "-", ".")
+    content = subprocess.run(archive, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-C", folder, "-xf", "-"], input=content, check=True)
+    visitors = Traffic(site, tmp_path / "visitors", anonymous=16, users=4, viewers=4, pause=2)
+    # seldom enough: CubicWeb keeps each form of a session in its cookie, which has 4 kB
+    editors = Traffic(site, tmp_path / "editors", anonymous=1, editors=2, viewers=1, pause=25)
+    with visitors as traffic, editors:
+        traffic.run(5)
+        result = subprocess.run(
+            [_CTL, "hasite-upgrade", "site.toml", "--runbook", name, "--yes"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+        )
+        traffic.run(5)
+    report = Report(traffic.report().outcomes + editors.report().outcomes)
+    assert result.returncode == 0, result.stdout + report.details()
+    text = (folder / name / "report.md").read_text()
+    results.add(
+        Row(
+            "upgrade with a new cube, a changed schema, a slow migration, by its rehearsal",
+            "0 failed requests",
+            report,
+            measured=re.search(r"^\*\*(.*?)\*\*", text, re.M)[1],
+        )
+    )
+    first = site.with_role("web")[0]
+    versions = first.run("curl -s 'http://10.0.0.21:9081/view?vid=monitor_version'")
+    assert f"{CUBE}: {NEW}" in versions
+    assert report.count > 200, report.details()
+    assert not report.failed, report.details()
+    assert lost_writes(site, report) == []
