@@ -1,5 +1,6 @@
 """The peak hour of two million unique visitors a month, and how much more the lab carries."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +38,7 @@ def said(report: Report, seconds: float) -> str:
 
 
 def test_peak_hour(site: Site, new_traffic: Callable[..., Traffic], results: Results) -> None:
+    load = os.getloadavg()[0]
     measured: dict[float, tuple[str, bool]] = {}
     peak = Report()
     for factor in STEPS:
@@ -54,7 +56,8 @@ def test_peak_hour(site: Site, new_traffic: Callable[..., Traffic], results: Res
         "the peak hour of 2 million visitors a month, at its true rate (traffic.md)",
         "no failure; p99 of pages below 500 ms; by how many times more?",
         peak,
-        measured=f"carried up to x {carried:g} of the peak hour. {steps}",
+        measured=f"carried up to x {carried:g} of the peak hour, with a load average of the "
+        f"machine of {load:.1f} before. {steps}",
     )
     if carried < 1:
         row.short = f"carries x {carried:g} of the peak hour on these processors, see traffic.md"

@@ -140,8 +140,12 @@ def test_full_disk_of_the_database(
         measured=f"primary then: {now.name}, before {name}; last failed page ended "
         f"{ended - started:.1f} s after; DiskNearlyFull pending after {waited:.0f} s",
     )
+    shortcomings = []
     if pages:
-        row.short = f"pages failed for {ended - started:.1f} s"
+        shortcomings.append(f"pages failed for {ended - started:.1f} s")
+    if lost:
+        shortcomings.append(f"{len(lost)} edits that were acknowledged are not in the database")
+    row.short = "; ".join(shortcomings)
     results.add(row)
     assert lost == []
 

@@ -252,8 +252,12 @@ class Editor(Visitor):
             response = super().request(method, url, **kwargs)
             outcome.status = response.status_code
             outcome.served_by = response.headers.get("X-Served-By", "")
-            if method == "POST" and response.status_code == 303 and "/login" not in response.url:
-                outcome.written = self._written
+            # to the page of the image; where an edit is refused, to its form again
+            location = response.headers.get("Location", "")
+            done = re.search(r"/file/\d+(\?|$)", location) and "vid=edition" not in location
+            if method == "POST" and response.status_code == 303:
+                outcome.written = self._written if done else ""
+                outcome.error = "" if done or not self._written else "refused by the form"
             elif method == "GET" and response.status_code == 200 and "login" not in url:
                 outcome.lost_session = self._who not in response.text
             return response
