@@ -255,6 +255,10 @@ class _Refusal:
         """Nothing is open."""
 
 
+#: `psycopg2.extensions.TRANSACTION_STATUS_INERROR`
+_IN_ERROR = 3
+
+
 class _Connection(ConnectionWrapper):
     """A connection, opened when it is to be used, whose trouble ends with the transaction."""
 
@@ -317,9 +321,18 @@ class _Connection(ConnectionWrapper):
         self._cu = cursor
 
     def commit(self) -> None:
+        """Commit, unless nothing would be.
+
+        PostgreSQL rolls a failed transaction back when it is to be committed, and calls that a
+        success; and `fti_index_entities` (cubicweb/server/sources/native.py, lines 1478 to 1492)
+        ignores what made it fail, as a full disk or a text that is too long for the index.
+        """
         self._check_transaction()
-        if self.cnx is not None:  # or it was closed by a rollback, after which nothing was done
-            super().commit()
+        if self.cnx is None:  # closed by a rollback, after which nothing was done
+            return
+        if self.cnx.info.transaction_status == _IN_ERROR:
+            raise self._source.DbapiError("nothing was saved: the log says what has failed before")
+        super().commit()
 
     def rollback(self) -> None:
         """Roll back, or close what is too broken for it.

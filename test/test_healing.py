@@ -273,6 +273,28 @@ def test_half_a_transaction_is_never_committed(
     check_rest(healing)
 
 
+def test_error_of_the_index_is_not_ignored(server: PostgreSQL, healing: Process) -> None:
+    """An edit of which nothing was saved is not said to be."""
+    visitor = Visitor(healing.url)
+    visitor.login()
+    eid = new_file(server, visitor, "before")
+    check = f"ADD CONSTRAINT unlucky CHECK (uid <> {eid}) NOT VALID"
+    server.sql(f"ALTER TABLE appears {check}", "site")
+    try:
+        response = visitor.edit(eid, "File", {"title": "after"})
+        assert response.status_code == 500
+        response = visitor.edit(eid, "File", {"title": "after"}, controller="validateform")
+        valid, error = validation(response)[:2]
+        assert not valid
+        assert "nothing was saved" in error
+    finally:
+        server.sql("ALTER TABLE appears DROP CONSTRAINT unlucky", "site")
+    assert title(server, eid) == "before"
+    assert visitor.edit(eid, "File", {"title": "after"}).status_code == 303
+    assert title(server, eid) == "after"
+    check_rest(healing)
+
+
 def test_deadlock(server: PostgreSQL, site: Instance) -> None:
     """The transaction that PostgreSQL ends fails as a whole."""
     # how long it waits before it looks for a deadlock, and ends itself
