@@ -160,6 +160,10 @@ def test_production_that_is_lost_while_it_is_read(folder: SiteFolder) -> None:
     ):
         # the dump waits for it
         cursor.execute("LOCK TABLE cw_news IN ACCESS EXCLUSIVE MODE")
+        # the standby is told of it by the WAL, which is not written at once
+        production.primary.sql("CHECKPOINT", timeout=60)
+        held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+        wait_until(lambda: int(production.standby.sql(held)), "lock on the standby")
         with subprocess.Popen(
             folder.command("rehearse"),
             cwd=folder.folder,
