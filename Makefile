@@ -7,10 +7,10 @@ run:
 
 .PHONY: test lint
 
-# The tests on PostgreSQL: `make test DB=sqlite ARGS='-k squid'`
+# The tests on PostgreSQL, which often wait for servers: `make test DB=sqlite ARGS='-k squid'`
 test:
 	@tools/setup test
-	.venv/bin/pytest -n 2 $(ARGS)
+	.venv/bin/pytest -n 3 $(ARGS)
 
 lint:
 	@tools/setup test

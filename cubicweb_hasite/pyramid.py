@@ -71,10 +71,14 @@ def includeme(config: Configurator) -> None:
         upstream.load_users_at_once()
     if options["hasite-remember-options"] and options.mode != "test":  # which change there
         upstream.remember_options()
-    config.add_tween("cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS)
+    config.add_tween(
+        "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
+    )
     if metrics.AVAILABLE:
         metrics.watch(repo)
-        config.add_tween("cubicweb_hasite.metrics.response_tween_factory", under=INGRESS)
+        config.add_tween(
+            "cubicweb_hasite.metrics.response_tween_factory", under=INGRESS, over=EXCVIEW
+        )
     for tween in ("visits.tween_factory", "pyramid.lost_connection_tween_factory"):
         config.add_tween(
             f"cubicweb_hasite.{tween}",

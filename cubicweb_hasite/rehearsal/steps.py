@@ -123,7 +123,7 @@ class Rehearsal:
             if shutil.disk_usage(self.state.folder).free < _FULL:  # logs may miss what was said
                 step.error += f"; the disk that holds {self.state.folder} is full"
             step.details = getattr(error, "details", "")
-            self._fail(name, error)
+            self._fail(name, RehearsalError(step.error, step.details))
             raise RehearsalError(f"{name}: {step.error}", step.details) from None
         finally:
             step.seconds = time.monotonic() - start
