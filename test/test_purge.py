@@ -271,7 +271,7 @@ class PurgeTC(EditingTC):
         finally:
             self.squid.start()
         wait_until(lambda: not squid.queued, "purges", timeout=5)
-        assert "PURGE" in self.squid.access_log.splitlines()[-1]
+        wait_until(lambda: "PURGE" in self.squid.access_log.splitlines()[-1], "line of the log")
         [message] = self.errors.messages
         assert message.startswith(f"{self.squid.url} is down, purges wait: ConnectionRefusedError")
         # another outage is told again

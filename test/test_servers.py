@@ -11,6 +11,7 @@ from base import HasiteTC
 from servers.instance import Instance, Process
 from servers.postgresql import PostgreSQL
 from servers.squid import Squid
+from servers.support import wait_until
 from servers.visitor import Visitor, validation
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -90,7 +91,7 @@ class TestSquid:
         assert icon.startswith(squid.url)
         visitor.get(icon)
         assert "HIT from squid.test" in visitor.get(icon).headers["X-Cache"]
-        assert "TCP_MEM_HIT" in squid.access_log
+        wait_until(lambda: "TCP_MEM_HIT" in squid.access_log, "line of the log")
 
     def test_kill_then_start(
         self, server_directory: Callable[[str], Path], process: Process
