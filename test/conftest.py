@@ -26,7 +26,7 @@ if os.environ.get("DB") == "sqlite":
         f"test_{name}.py"
         for name in (
             *("browser", "demo", "deploy_*", "documentation", "gunicorn", "healing"),
-            *("monitor_states", "monitoring_files"),
+            *("monitor_states", "monitoring_files", "rehearsal*", "shared_pages", "upgrade"),
         )
     ]
 if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`

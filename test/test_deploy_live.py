@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from backend import POSTGRES
 from pictures import picture
 from requests.adapters import HTTPAdapter
 from servers.instance import Instance
@@ -17,8 +16,6 @@ from servers.support import listens, wait_until
 from servers.visitor import Visitor
 
 from cubicweb_hasite.deploy import load, output, render
-
-pytestmark = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
 ADDRESSES = [f"127.0.1.{number}" for number in range(1, 17)]
 

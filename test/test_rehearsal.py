@@ -11,11 +11,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from backend import POSTGRES
 from rehearsing import Production, SiteFolder
 from servers.support import wait_until
-
-pytestmark = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
 # says that it is half-way, and waits until it may go on
 _WAITS = """

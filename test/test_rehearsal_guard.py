@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from backend import POSTGRES
 from deploying import hasite_here
 from servers.link import Link
 from servers.pgbouncer import PgBouncer
 from servers.postgresql import PostgreSQL
-
-pytestmark = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
 _SITE = """\
 [hosts.all]

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from backend import POSTGRES
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
 from servers.rendered import RenderedSite, rendered_site
 from servers.support import wait_until
 from servers.visitor import Visitor
-
-needs_postgresql = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
 NAME = "_anonymous/en/"
 #: that make a page of each visitor's own
@@ -112,7 +109,6 @@ def create_file(admin: Visitor, title: str) -> str:
     return re.search(r"/(file/[0-9]+)", response.headers["Location"])[1]
 
 
-@needs_postgresql
 def test_burst(site: RenderedSite, admin: Visitor) -> None:
     """A thousand visitors at once are answered by two renderings at most."""
     path = create_file(admin, "Breaking news")
@@ -134,7 +130,6 @@ def test_burst(site: RenderedSite, admin: Visitor) -> None:
     assert "admin" in admin.get(path).text
 
 
-@needs_postgresql
 def test_logged_in_first(site: RenderedSite, admin: Visitor) -> None:
     path = create_file(admin, "News")
     for _ in range(3):
@@ -148,7 +143,6 @@ def test_logged_in_first(site: RenderedSite, admin: Visitor) -> None:
         assert is_hit(page) == hit
 
 
-@needs_postgresql
 def test_anonymous_first(site: RenderedSite, admin: Visitor) -> None:
     path = create_file(admin, "News")
     for hit in (False, True):
@@ -161,7 +155,6 @@ def test_anonymous_first(site: RenderedSite, admin: Visitor) -> None:
     assert is_hit(ask(site, path))
 
 
-@needs_postgresql
 def test_login_and_logout(site: RenderedSite) -> None:
     """One visitor, from anonymous to user and back."""
     visitor = Visitor(site.url)
@@ -175,7 +168,6 @@ def test_login_and_logout(site: RenderedSite) -> None:
     assert "/logout" not in visitor.get("").text
 
 
-@needs_postgresql
 @pytest.mark.parametrize("view", OWN_VIEWS)
 def test_page_of_ones_own(site: RenderedSite, view: str) -> None:
     """What a page did decides, whatever the option says of its view."""
@@ -192,7 +184,6 @@ def test_page_of_ones_own(site: RenderedSite, view: str) -> None:
     assert len(tokens) >= 2 or view == "cookie"
 
 
-@needs_postgresql
 def test_session(site: RenderedSite) -> None:
     """What was put into the session of an anonymous visitor is there on his next visit."""
     visitor = Visitor(site.url)
@@ -204,7 +195,6 @@ def test_session(site: RenderedSite) -> None:
     assert not is_hit(visitor.get(""))
 
 
-@needs_postgresql
 def test_message_of_an_edit(site: RenderedSite, admin: Visitor) -> None:
     path = create_file(admin, "News")
     assert not is_hit(ask(site, path))
@@ -219,7 +209,6 @@ def test_message_of_an_edit(site: RenderedSite, admin: Visitor) -> None:
     assert "entity edited" in admin.get(url, headers={"Accept": HTML}).text
 
 
-@needs_postgresql
 def test_edits_purge(site: RenderedSite, admin: Visitor) -> None:
     """Of an entity: its page, in all languages, the list of its type, the home page."""
     path = create_file(admin, "News")
@@ -249,7 +238,6 @@ def test_edits_purge(site: RenderedSite, admin: Visitor) -> None:
     wait_until(lambda: files() == count + 1, "purge of the home page", timeout=10)
 
 
-@needs_postgresql
 def test_languages(site: RenderedSite, admin: Visitor) -> None:
     path = create_file(admin, "News")
     words = {"en": "login", "fr": "se connecter"}
@@ -268,7 +256,6 @@ def test_languages(site: RenderedSite, admin: Visitor) -> None:
     assert renderings(site, f"/{path}") == before
 
 
-@needs_postgresql
 def test_nothing_of_the_browser(site: RenderedSite) -> None:
     headers = {
         "Cookie": "_ga=secret1; csrf_token=secret2",
@@ -283,7 +270,6 @@ def test_nothing_of_the_browser(site: RenderedSite) -> None:
     assert is_hit(ask(site, "view?vid=test_headers"))
 
 
-@needs_postgresql
 def test_not_for_everybody(site: RenderedSite, admin: Visitor) -> None:
     """Those who may not be anonymous, or want no HTML, go to the instance."""
     path = create_file(admin, "News")
@@ -304,7 +290,6 @@ def test_not_for_everybody(site: RenderedSite, admin: Visitor) -> None:
     assert "text/html" not in turtle.headers["Content-Type"]
 
 
-@needs_postgresql
 def test_view_for_users(site: RenderedSite, admin: Visitor) -> None:
     path = "view?vid=test_guarded"
     for _ in range(2):
@@ -314,7 +299,6 @@ def test_view_for_users(site: RenderedSite, admin: Visitor) -> None:
         assert not is_hit(page)  # it says that there is no such view
 
 
-@needs_postgresql
 def test_method_and_query(site: RenderedSite, admin: Visitor) -> None:
     path = create_file(admin, "News")
     head = ask(site, path, method="HEAD")
@@ -332,7 +316,6 @@ def test_method_and_query(site: RenderedSite, admin: Visitor) -> None:
         assert page.status_code >= 400 or not is_hit(page)
 
 
-@needs_postgresql
 def test_age(site: RenderedSite) -> None:
     """A page is rendered again when it is older than its view may be."""
     ask(site, "view?vid=manage")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from backend import POSTGRES
 from rehearsing import CUBE, LAYER, NEW, Production, cube, four_ports, wheel, with_migration
 from servers.load import Load
 from servers.rendered import RenderedSite, site_file
@@ -21,8 +20,6 @@ from servers.support import wait_until
 from test_documentation import command_blocks
 
 from cubicweb_hasite.deploy import load, output, render
-
-pytestmark = pytest.mark.skipif(not POSTGRES, reason="SQLite has no server")
 
 CHECKOUT = Path(__file__).parent.parent
 VISITORS = 6  # a second
