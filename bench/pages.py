@@ -6,7 +6,7 @@ from functools import partial
 from lab import OURS, STOCK, Lab, create_file, image
 from measure import Row, in_turn, less
 
-REQUESTS = 12
+REQUESTS = 30
 #: how many times cheaper than stock CubicWeb's a page should be at least
 EXPECTED = 1.7
 

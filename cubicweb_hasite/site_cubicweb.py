@@ -89,7 +89,18 @@ options = (
             "type": "yn",
             "default": True,
             "help": "ask for the groups and the properties of a visitor by one SQL query, not by "
-            "two of RQL: 2 to 6 % of the cost of a page.",
+            "two of RQL, and in SQL what he owns: 5 to 10 % of the cost of a page.",
+            "group": "hasite",
+            "level": 3,
+        },
+    ),
+    (
+        "hasite-look-up-rdf-on-demand",
+        {
+            "type": "yn",
+            "default": True,
+            "help": "fetch an entity for its RDF only where RDF is asked for, not twice for each "
+            "of its pages: 8 % of the cost of such a page.",
             "group": "hasite",
             "level": 3,
         },

@@ -1,5 +1,6 @@
 """What a connection's user may read, decided by CubicWeb's permissions, at little cost."""
 
+from cubicweb import UnknownEid
 from cubicweb.entities.authobjs import user_session_cache_key
 from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
@@ -32,27 +33,36 @@ def readable_entity(cnx: Connection, eid: int) -> Entity | None:
     """Return the entity if it exists and the connection's user may read it and its data.
 
     Its attributes are loaded, but for the data itself: one SQL query stands for the RQL query
-    that each attribute would cost.
+    that each attribute would cost, and tells whether the entity exists.
 
     Asks the permission checks on the entity, not a query: results of queries on an eid are
     cached under a key that ignores the type and the user (cubicweb.server.sources.native).
     """
-    etype = replacement.entity_type(cnx, eid)
-    if etype is None:
+    if eid > replacement.MAX_EID:
+        return None
+    try:
+        etype = cnx.entity_type(eid)  # of the cache of the process: the row tells if it is gone
+    except UnknownEid:
         return None
     entity = cnx.entity_from_eid(eid, etype)
     if not entity.cw_has_perm("read"):
         return None
     eschema = entity.e_schema
+    found: dict[frozenset[str], bool] = {}
 
     def allowed(name: str) -> bool:
-        return eschema.relation_definition(name).has_perm(cnx, "read", eid=eid)
+        rdef = eschema.relation_definition(name)
+        groups = rdef.get_groups("read")  # which decide: attributes have no expressions
+        if groups not in found:
+            found[groups] = rdef.has_perm(cnx, "read", eid=eid)
+        return found[groups]
 
     for rschema, target in eschema.attribute_definitions():
         if target.type == "Bytes" and not allowed(rschema.type):
             return None
     values = data.row(cnx, etype, eid, filter(allowed, data.attributes(eschema)))
     if values is None:
+        cnx.repo.clear_caches([eid])
         return None
     entity.cw_attr_cache.update(values)
     return entity
