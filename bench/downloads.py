@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from lab import ARTICLE, OURS, STOCK, Lab, Site, create_file, image
 from measure import Row, in_turn
 from servers.visitor import Visitor
+from sites import ARTICLE, OURS, STOCK, Bench, Site, create_file, image
 
 #: enough of the short ones for the garbage collection to be counted
 REQUESTS = {"2 kB": 60, "100 kB": 60, "5 MB": 10}
@@ -14,13 +14,13 @@ EXPECTED = {("200", "2 kB"): 5, **{("304", size): 8 for size in SIZES}}
 RANGE = {"Range": "bytes=100-1099"}
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare with stock CubicWeb, and with the article's view on it: CPU time, per request.
 
     An anonymous visitor asks for an image of each size at `/file/<eid>/raw/<name>`: whole, with
     the validators that the instance gave, and for a range of 1000 bytes; and for a thumbnail.
     """
-    urls = {name: _Urls(site) for name, site in lab.sites.items()}
+    urls = {name: _Urls(site) for name, site in bench.sites.items()}
     for kind in ("200", "304", "206"):
         for size in SIZES:
             found = in_turn({name: url.asking(kind, size) for name, url in urls.items()}, rounds)

@@ -4,22 +4,22 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from lab import ARTICLE, OURS, STOCK, Lab, Site, create_file, image
 from measure import Row, cpu, in_turn
+from sites import ARTICLE, OURS, STOCK, Bench, Site, create_file, image
 
 SIZE = 100_000
 #: how many times a plain update of stock CubicWeb a replacement may cost at most
 EXPECTED = 1.5
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare edits of an image in its form: CPU time of the process and of PostgreSQL.
 
     The title alone, which replaces nothing; and the data, which is updated in place by stock
     CubicWeb, copied by the article's controller, which creates another entity and deletes the
     former one with what hangs on it, and replaced by the cube.
     """
-    editors = {name: _Editor(lab, name, site) for name, site in lab.sites.items()}
+    editors = {name: _Editor(bench, name, site) for name, site in bench.sites.items()}
     found = in_turn({name: editor.title for name, editor in editors.items()}, rounds)
     stock, article, ours = found[STOCK], found[ARTICLE], found[OURS]
     yield Row(
@@ -46,8 +46,8 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
 class _Editor:
     """Edits an image of a site."""
 
-    def __init__(self, lab: Lab, name: str, site: Site) -> None:
-        self._backends: Callable[[], list[int]] = lambda: lab.backends(name)
+    def __init__(self, bench: Bench, name: str, site: Site) -> None:
+        self._backends: Callable[[], list[int]] = lambda: bench.backends(name)
         self._site = site
         self._eid = create_file(site.manager, "image.png", "image/png", self._data(0))
         self._edits = 0

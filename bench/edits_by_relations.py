@@ -24,11 +24,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from lab import Lab, create_file, image
 from measure import Row, Sample, cpu
 from servers.instance import Process
 from servers.postgresql import PostgreSQL
 from servers.visitor import Visitor, validation
+from sites import Bench, create_file, image
 
 RELATIONS = (1, 100, 10_000)
 TITLES = ("", "plain update", "", "replacement", "ratio", "of", "expected", "")
@@ -157,12 +157,12 @@ class Site:
         return self._server.sql(query, DATABASE, timeout=60)
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare a replacement with a plain update, and with one at fewer relations."""
-    [instance] = lab.create(**{DATABASE: "hasite_testapp"})
+    [instance] = bench.create(**{DATABASE: "hasite_testapp"})
     stock = {"hasite_remember_source_lines": "n", "hasite_remember_options": "n"}
     with instance.process(**stock) as process:
-        site = Site(lab.server, process)
+        site = Site(bench.server, process)
         before: tuple[int, Sample] | None = None
         for relations in RELATIONS:
             plain, replacement = measure(site, relations, rounds)

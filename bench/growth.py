@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from lab import Lab, Site, image
 from measure import Row, Sample, cpu, in_turn
 from servers.instance import Instance
 from servers.postgresql import PostgreSQL
+from sites import Bench, Site, image
 
 SIZES = (1_000, 100_000, 1_000_000)
 TITLES = ("", "fewer", "", "more", "ratio", "of", "expected", "")
@@ -39,19 +39,19 @@ QUERIES = {
 _plans: list[str] = []
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare databases of different sizes: CPU time of the process and of PostgreSQL.
 
     Each request is for another image, drawn at random, which is what costs caches most.
     """
-    [instance] = lab.create(growth="hasite")
+    [instance] = bench.create(growth="hasite")
     sites = {}
     for size in SIZES:
         name = f"growth{size}"
-        lab.server.sql(f"CREATE DATABASE {name} TEMPLATE growth", timeout=60)
-        eids = _fill(lab.server, name, size)
-        process = lab.stack.enter_context(instance.process(db_name=name))
-        sites[size] = _Site(lab, name, Site(process), eids)
+        bench.server.sql(f"CREATE DATABASE {name} TEMPLATE growth", timeout=60)
+        eids = _fill(bench.server, name, size)
+        process = bench.stack.enter_context(instance.process(db_name=name))
+        sites[size] = _Site(bench, name, Site(process), eids)
     asked: dict[str, Callable[[_Site], float]] = {
         "look-up of an eid that nothing has, 404": lambda site: site.cost(site.unknown, 404),
         "look-up of a former eid, redirect": lambda site: site.cost(site.former, 301),
@@ -97,7 +97,7 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
     largest = sites[most]
     for what, query in QUERIES.items():
         sql = query.format(eid=largest.eids[len(largest.eids) // 2], former=largest.formers[7])
-        plan = lab.server.sql(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {sql}", largest.name)
+        plan = bench.server.sql(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {sql}", largest.name)
         if "Seq Scan on entities" in plan or re.search("Seq Scan on cw_(file|formereid)", plan):
             raise RuntimeError(f"{what} reads a whole table:\n{plan}")
         _plans.append(f"{what}: `{sql}`\n\n```\n{plan}\n```")
@@ -112,9 +112,9 @@ def notes() -> str:
 class _Site:
     """An instance, and the eids of its images."""
 
-    def __init__(self, lab: Lab, name: str, site: Site, first: int) -> None:
+    def __init__(self, bench: Bench, name: str, site: Site, first: int) -> None:
         size = int(name.removeprefix("growth"))
-        self._lab = lab
+        self._bench = bench
         self.name = name
         self._site = site
         self.eids = range(first, first + size)
@@ -140,7 +140,7 @@ class _Site:
             headers["If-Modified-Since"] = "Fri, 01 Jan 2100 00:00:00 GMT"
         paths = [path() for _ in range(REQUESTS)]
         self._site.get(path(), headers)
-        pids = [self._site.process.pid, *self._lab.backends(self.name)]
+        pids = [self._site.process.pid, *self._bench.backends(self.name)]
         start = cpu(pids)
         for asked in paths:
             found, _body = self._site.get(asked, headers)
@@ -150,12 +150,12 @@ class _Site:
 
     def statements(self, path: Callable[["_Site"], str]) -> int:
         """Return how many SQL statements a request makes."""
-        self._lab.server.configure("log_min_duration_statement", "0")
+        self._bench.server.configure("log_min_duration_statement", "0")
         self._site.get(path(self), self._site.cookies)
-        before = self._lab.server.log.count(" statement: ")
+        before = self._bench.server.log.count(" statement: ")
         self._site.get(path(self), self._site.cookies)
-        after = self._lab.server.log.count(" statement: ")
-        self._lab.server.configure("log_min_duration_statement", None)
+        after = self._bench.server.log.count(" statement: ")
+        self._bench.server.configure("log_min_duration_statement", None)
         return after - before
 
 

@@ -5,7 +5,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from lab import OURS, STOCK, Lab, create_file, image
 from measure import Row, Sample, cpu, in_turn
 from servers.haproxy import HAProxy
 from servers.instance import Instance
@@ -14,6 +13,7 @@ from servers.rendered import RenderedSite, rendered_site
 from servers.squid import Squid
 from servers.support import find_program, free_port, wait_until
 from servers.visitor import Visitor
+from sites import OURS, STOCK, Bench, create_file, image
 
 #: of ab, which makes the requests
 CONNECTIONS = 8
@@ -23,11 +23,11 @@ BROWSER = ("-H", "Accept: text/html,application/xhtml+xml", "-H", "Accept-Encodi
 EXPECTED_P99 = 300
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Measure requests per second, with ab on the same machine."""
-    yield from _two_instances(lab, rounds)
-    yield _hits(lab, rounds)
-    yield from _burst(lab, rounds)
+    yield from _two_instances(bench, rounds)
+    yield _hits(bench, rounds)
+    yield from _burst(bench, rounds)
 
 
 def _ab(
@@ -55,11 +55,11 @@ def _ab(
     return {name: float(figures[name][1]) for name in ("rate", "p99")}
 
 
-def _two_instances(lab: Lab, rounds: int) -> Iterator[Row]:
+def _two_instances(bench: Bench, rounds: int) -> Iterator[Row]:
     """One and two processes of an instance behind HAProxy."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}/"
-    instance = lab.instances[OURS]
+    instance = bench.instances[OURS]
     with instance.process(base_url=base_url) as one, instance.process(base_url=base_url) as two:
         processes = [one, two]
         pids = [process.pid for process in processes]
@@ -67,8 +67,8 @@ def _two_instances(lab: Lab, rounds: int) -> Iterator[Row]:
         costs: dict[int, list[float]] = {1: [], 2: []}
         for count in rates:
             ports = [process.port for process in processes[:count]]
-            haproxy = HAProxy(lab.directory / f"haproxy{count}", ports)
-            lab.stack.enter_context(haproxy)
+            haproxy = HAProxy(bench.directory / f"haproxy{count}", ports)
+            bench.stack.enter_context(haproxy)
             wait_until(lambda haproxy=haproxy, ports=ports: haproxy.up() == set(ports), "up")
 
             def measure(haproxy: HAProxy = haproxy, count: int = count) -> float:
@@ -98,14 +98,14 @@ def _two_instances(lab: Lab, rounds: int) -> Iterator[Row]:
         )
 
 
-def _hits(lab: Lab, rounds: int) -> Row:
+def _hits(bench: Bench, rounds: int) -> Row:
     """An image of 2 kB, of stock CubicWeb and of Squid in front of the cube."""
-    stock, ours = lab.sites[STOCK], lab.sites[OURS]
+    stock, ours = bench.sites[STOCK], bench.sites[OURS]
     urls = {
         name: f"file/{create_file(site.manager, 'hit.png', 'image/png', image(2000))}/raw/hit.png"
         for name, site in ((STOCK, stock), (OURS, ours))
     }
-    with Squid(lab.directory / "squid", ours.process.port) as squid:
+    with Squid(bench.directory / "squid", ours.process.port) as squid:
         found = in_turn(
             {
                 STOCK: lambda: _ab(
@@ -129,17 +129,17 @@ def _hits(lab: Lab, rounds: int) -> Row:
     )
 
 
-def _burst(lab: Lab, rounds: int) -> Iterator[Row]:
+def _burst(bench: Bench, rounds: int) -> Iterator[Row]:
     """A thousand visitors at once on a page, of a rendered site: HAProxy, Squid, instances."""
-    lab.server.sql("CREATE USER site")
-    lab.server.sql("CREATE DATABASE site OWNER site TEMPLATE template0", timeout=60)
-    server = lab.server
+    bench.server.sql("CREATE USER site")
+    bench.server.sql("CREATE DATABASE site OWNER site TEMPLATE template0", timeout=60)
+    server = bench.server
     database = Database("postgres", "site", server.host, server.port, "site")
-    instance = Instance(lab.directory / "site", ["hasite"], database)
+    instance = Instance(bench.directory / "site", ["hasite"], database)
     instance.create()
     site = rendered_site(
         instance,
-        lab.directory / "rendered",
+        bench.directory / "rendered",
         cache="squid",
         site_keys='languages = ["en"]\noptions = { "hasite-page-max-age" = "primary:60" }',
     )

@@ -9,8 +9,8 @@ import environment  # noqa: F401 (before what it makes importable)
 # isort: split
 import psycopg2
 
-from lab import ARTICLE, OURS, Lab
 from measure import Row, in_turn
+from sites import ARTICLE, OURS, Bench
 
 MONITORS = ("monitor_pool", "monitor_db", "monitor_version", "monitor_hostname")
 POLLS = 40
@@ -20,14 +20,14 @@ EXPECTED = 10
 EXPECTED_SELECTS = 3
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare with the article's views, and `monitor_db` with `SELECT 1`: CPU time, per poll.
 
     Without cookies, as monitoring systems poll; on the port of visitors and on the management
     port. `SELECT 1` is a check that does not go through the instance: it connects, asks and
     leaves; and, on a connection that is open, the floor of what asking a database can cost.
     """
-    ours, article = lab.sites[OURS], lab.sites[ARTICLE]
+    ours, article = bench.sites[OURS], bench.sites[ARTICLE]
     sides = {
         ARTICLE: (article, None),
         OURS: (ours, None),
@@ -47,8 +47,8 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
         }
         if monitor == "monitor_db":
             asked |= {
-                "connecting": lambda: _select_1(lab, connect=True),
-                "connected": lambda: _select_1(lab, connect=False),
+                "connecting": lambda: _select_1(bench, connect=True),
+                "connected": lambda: _select_1(bench, connect=False),
             }
         found = in_turn(asked, rounds)
         views = found[ARTICLE]
@@ -85,11 +85,11 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
             )
 
 
-def _select_1(lab: Lab, *, connect: bool) -> float:
+def _select_1(bench: Bench, *, connect: bool) -> float:
     """Return the CPU time of a client that asks `SELECT 1`, in milliseconds."""
 
     def connection() -> psycopg2.extensions.connection:
-        server = lab.server
+        server = bench.server
         return psycopg2.connect(host=server.host, port=server.port, user=server.user, dbname=OURS)
 
     def select(connection: psycopg2.extensions.connection) -> None:

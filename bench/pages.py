@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from functools import partial
 
-from lab import OURS, STOCK, Lab, create_file, image
 from measure import Row, in_turn, less
+from sites import OURS, STOCK, Bench, create_file, image
 
 REQUESTS = 30
 #: how many times cheaper than stock CubicWeb's a page should be at least
 EXPECTED = 1.7
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare pages with stock CubicWeb: CPU time, per request, of an anonymous visitor."""
-    sites = {name: lab.sites[name] for name in (STOCK, OURS)}
+    sites = {name: bench.sites[name] for name in (STOCK, OURS)}
     eids = {
         name: create_file(site.manager, "Sunset.png", "image/png", image(2000))
         for name, site in sites.items()

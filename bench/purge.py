@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from lab import Lab, create_file, image
 from measure import Row, Sample
 from servers.instance import Instance
 from servers.support import free_port
 from servers.visitor import Visitor, validation
+from sites import Bench, create_file, image
 
 TITLES = ("", "no cache", "", "cache down", "ratio", "of", "expected", "")
 SIZE = 20_000
@@ -74,10 +74,10 @@ print("RESULT", json.dumps([times, queued]))
 """
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare edits with each cache to edits without one: time, as the visitor waits for it."""
     with socket.create_server(("127.0.0.1", 0)) as hung:
-        [instance] = lab.create(purge="hasite")
+        [instance] = bench.create(purge="hasite")
         caches = {
             "none": [],
             "stopped": [f"http://127.0.0.1:{free_port()}/"],

@@ -2,23 +2,24 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from lab import ARTICLE, OURS, STOCK, Lab, Site, create_file, image
 from measure import Row, Sample, cpu, less
 from servers.instance import Process
+from sites import ARTICLE, OURS, STOCK, Bench, Site, create_file, image
 
 PAGES = 30
 REQUESTS = 5
 _STATEMENT = re.compile(r"duration: [0-9.]+ ms  statement: (?!BEGIN|COMMIT|ROLLBACK)")
 
 
-def rows(lab: Lab, rounds: int) -> Iterator[Row]:
+def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare starts, memory, and the SQL statements of each request."""
     found: dict[str, list[tuple[float, float]]] = {STOCK: [], OURS: []}
     for number in range(rounds):
         for name in list(found) if number % 2 else reversed(found):
-            with lab.instances[name].process() as process:
+            with bench.instances[name].process() as process:
                 started = cpu([process.pid])
                 site = Site(process)
                 for _ in range(PAGES):
@@ -29,10 +30,10 @@ def rows(lab: Lab, rounds: int) -> Iterator[Row]:
         yield less(what, samples[STOCK], samples[OURS])
 
     for name in (STOCK, ARTICLE, OURS):
-        lab.server.sql(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
-    counts = {name: _statements(lab, name) for name in (STOCK, ARTICLE, OURS)}
+        bench.server.sql(f"ALTER DATABASE {name} SET log_min_duration_statement = 0")
+    counts = {name: _statements(bench, name) for name in (STOCK, ARTICLE, OURS)}
     for name in counts:
-        lab.server.sql(f"ALTER DATABASE {name} RESET log_min_duration_statement")
+        bench.server.sql(f"ALTER DATABASE {name} RESET log_min_duration_statement")
     for what in counts[OURS]:
         sides = {name: count.get(what) for name, count in counts.items()}
         samples = {
@@ -56,9 +57,9 @@ def _memory(process: Process) -> float:
     return int(re.search(r"VmRSS:\s+([0-9]+) kB", status)[1]) / 1024
 
 
-def _statements(lab: Lab, name: str) -> dict[str, float]:
+def _statements(bench: Bench, name: str) -> dict[str, float]:
     """Return how many SQL statements each kind of request makes, the transaction's apart."""
-    with lab.instances[name].process() as process:
+    with bench.instances[name].process() as process:
         site = Site(process)
         eid = create_file(site.manager, "Sunset.png", "image/png", image(2000))
         url = f"/file/{eid}/raw/Sunset.png"
@@ -74,15 +75,15 @@ def _statements(lab: Lab, name: str) -> dict[str, float]:
             asked["monitor_db"] = ("/view?vid=monitor_db", {})
             asked["monitor_version"] = ("/view?vid=monitor_version", {})
         return {
-            what: _count(lab, lambda path=path, extra=extra: site.get(path, site.cookies | extra))
+            what: _count(bench, partial(site.get, path, site.cookies | extra))
             for what, (path, extra) in asked.items()
         }
 
 
-def _count(lab: Lab, request: Callable[[], object]) -> float:
+def _count(bench: Bench, request: Callable[[], object]) -> float:
     for _ in range(3):
         request()
-    before = len(_STATEMENT.findall(lab.server.log))
+    before = len(_STATEMENT.findall(bench.server.log))
     for _ in range(REQUESTS):
         request()
-    return (len(_STATEMENT.findall(lab.server.log)) - before) / REQUESTS
+    return (len(_STATEMENT.findall(bench.server.log)) - before) / REQUESTS

@@ -24,7 +24,7 @@ STOCK, ARTICLE, OURS = "stock", "article", "hasite"
 WARM_UP = 3
 
 
-class Lab:
+class Bench:
     """A PostgreSQL, and on it stock CubicWeb, the article's code on it, and cubicweb-hasite.
 
     Each site is made when it is asked for first.
