@@ -81,7 +81,7 @@ def includeme(config: Configurator) -> None:
         config.add_tween(
             "cubicweb_hasite.metrics.response_tween_factory", under=INGRESS, over=EXCVIEW
         )
-    for tween in ("visits.tween_factory", "pyramid.lost_connection_tween_factory"):
+    for tween in ("entity_requests.tween_factory", "pyramid.lost_connection_tween_factory"):
         config.add_tween(
             f"cubicweb_hasite.{tween}",
             under=EXCVIEW,

@@ -1,8 +1,8 @@
 """The download and thumbnail views: what caches may do with the data of an entity.
 
-URLs that name an eid are answered by :mod:`cubicweb_hasite.visits` before CubicWeb dispatches
-them. These views serve the others, such as `/view?rql=…&vid=download`: by the same rules, but
-to be revalidated at each use, since another entity may come under the same URL.
+URLs that name an eid are answered by :mod:`cubicweb_hasite.entity_requests` before CubicWeb
+dispatches them. These views serve the others, such as `/view?rql=…&vid=download`: by the same
+rules, but to be revalidated at each use, since another entity may come under the same URL.
 """
 
 from cubicweb import Unauthorized
