@@ -1,6 +1,8 @@
 """The commands that the cube adds to `cubicweb-ctl`."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cubicweb import ExecutionError
@@ -267,6 +269,22 @@ def _require_rehearsal() -> None:
     _require_deploy()
 
 
+@contextmanager
+def _told(folder: Path, what: str) -> Iterator[None]:
+    """Tell who runs a command, and the journal, why it did not go on; then exit with 1."""
+    from cubicweb_hasite.deploy import load
+    from cubicweb_hasite.rehearsal import Refused, RehearsalError
+
+    try:
+        yield
+    except load.SiteError as error:
+        sys.exit(str(error))
+    except RehearsalError as error:
+        why = f"{'refused' if isinstance(error, Refused) else 'stopped'}: {error}"
+        _note(folder, what, why)
+        sys.exit(f"{why}\n{error.details}".strip())
+
+
 class RehearseCommand(Command):
     """Rehearse an upgrade on a copy of production, which is only read.
 
@@ -304,24 +322,17 @@ class RehearseCommand(Command):
         """Rehearse, and say where the report is."""
         _require_rehearsal()
         from cubicweb_hasite.deploy import load
-        from cubicweb_hasite.rehearsal import Refused, RehearsalError, run
+        from cubicweb_hasite.rehearsal import run
         from cubicweb_hasite.rehearsal.console import Console
 
         path = Path(args[0])
+        parent = path.absolute().parent
         what = f"hasite-rehearse {path}"
-        try:
-            site_file = load.load(path)
+        with _told(parent, what):
             rehearsal = run.rehearse(
-                site_file, Console(), fresh=self.config.fresh, keep=self.config.keep
+                load.load(path), Console(), fresh=self.config.fresh, keep=self.config.keep
             )
-        except load.SiteError as error:
-            sys.exit(str(error))
-        except Refused as error:
-            _note(path.absolute().parent, what, f"refused: {error}")
-            sys.exit(f"refused: {error}")
-        except RehearsalError as error:
-            sys.exit(str(error))
-        _note(path.absolute().parent, what, f"{rehearsal.verdict}: {rehearsal.id}/report.md")
+        _note(parent, what, f"{rehearsal.verdict}: {rehearsal.id}/report.md")
         print(f"{rehearsal.verdict}: see {rehearsal.folder}/report.html")
         sys.exit(0 if rehearsal.verdict in ("rolling", "stopped") else 1)
 
@@ -362,7 +373,7 @@ class UpgradeCommand(Command):
         """Upgrade, and tell the journal of each stage."""
         _require_rehearsal()
         from cubicweb_hasite.deploy import load
-        from cubicweb_hasite.rehearsal import Refused, RehearsalError, run, upgrade
+        from cubicweb_hasite.rehearsal import run, upgrade
         from cubicweb_hasite.rehearsal.console import Console
 
         path = Path(args[0])
@@ -374,7 +385,7 @@ class UpgradeCommand(Command):
         def confirm(title: str) -> bool:
             return self.config.yes or input(f"{title}? [Y/n] ").strip().lower() in ("", "y", "yes")
 
-        try:
+        with _told(parent, what):
             site_file = load.load(path)
             with run.alone(parent):
                 rehearsal = upgrade.check(site_file, Path(self.config.runbook))
@@ -386,14 +397,6 @@ class UpgradeCommand(Command):
                     confirm,
                     lambda title: _note(parent, f"hasite-upgrade: {title}", "done"),
                 )
-        except load.SiteError as error:
-            sys.exit(str(error))
-        except Refused as error:
-            _note(parent, what, f"refused: {error}")
-            sys.exit(f"refused: {error}")
-        except RehearsalError as error:
-            _note(parent, what, f"stopped: {error}")
-            sys.exit(f"stopped: {error}\n{error.details}".strip())
         _note(parent, what, "done")
         print("production is upgraded")
 
