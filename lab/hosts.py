@@ -13,12 +13,16 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(CHECKOUT / "test"))  # for the servers of the tests
+
+from servers.support import wait_until  # noqa: E402
+
 #: the first process of the lab, which has the network between the hosts
 SWITCH = "switch"
 #: which namespaces of a process a command is run in
@@ -31,22 +35,6 @@ class LabError(Exception):
 
 class Failed(LabError):
     """A command failed on a host."""
-
-
-def wait_until(
-    condition: Callable[[], object], what: str, *, timeout: float = 60, interval: float = 0.1
-) -> float:
-    """Wait until a condition holds; return for how long, in seconds.
-
-    :param what: what is waited for, in the words of the error
-    :raises TimeoutError: it did not hold in time.
-    """
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() > started + timeout:
-            raise TimeoutError(f"not after {timeout:g} s: {what}")
-        time.sleep(interval)
-    return time.monotonic() - started
 
 
 class Host:

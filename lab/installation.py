@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from hosts import CHECKOUT, Host, Lab, wait_until
+from hosts import CHECKOUT, Host, Lab
+from servers.support import wait_until
 
 #: address of the client host, and of the visitors that it stands for
 _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hosts import Host, wait_until
+from hosts import Host
 from installation import Site
 from results import Results, Row
+from servers.support import wait_until
 from traffic import Traffic, good, lost_writes
 
 

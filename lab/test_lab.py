@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import CHECKOUT, SWITCH, Lab, LabError, wait_until
+from hosts import CHECKOUT, SWITCH, Lab, LabError
+from servers.support import wait_until
 
 UP = (
     "import sys; sys.path.insert(0, 'lab'); import lab, pathlib; lab.FOLDER = pathlib.Path({!r}); "

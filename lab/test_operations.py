@@ -4,9 +4,9 @@ import re
 import time
 
 import pytest
-from hosts import wait_until
 from installation import Site
 from results import Results, Row
+from servers.support import wait_until
 from traffic import Traffic, good, lost_writes
 
 

@@ -1,9 +1,9 @@
 """Failures of the web servers."""
 
 import pytest
-from hosts import wait_until
 from installation import Site
 from results import Results, Row
+from servers.support import wait_until
 from traffic import Report, Traffic, lost_writes
 
 

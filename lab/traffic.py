@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
-from hosts import CHECKOUT, wait_until
+from hosts import CHECKOUT
 from installation import Site
+from servers.support import wait_until
 from visitors import Outcome
 
 

@@ -86,9 +86,8 @@ def test_migration_that_fails_half_way(folder: SiteFolder) -> None:
 
 
 @contextmanager
-def rehearsing(folder: SiteFolder) -> Iterator[subprocess.Popen[str]]:
-    """Run a rehearsal in the background, whose migration is half-way."""
-    folder.release(_WAITS.format(folder=folder.folder))
+def in_background(folder: SiteFolder) -> Iterator[subprocess.Popen[str]]:
+    """Run a rehearsal in the background, to its end or that of the block."""
     with subprocess.Popen(
         folder.command("rehearse"),
         cwd=folder.folder,
@@ -98,15 +97,23 @@ def rehearsing(folder: SiteFolder) -> Iterator[subprocess.Popen[str]]:
         text=True,
     ) as process:
         try:
-            wait_until(
-                lambda: (folder.folder / "half-way").exists() or process.poll() is not None,
-                "migration",
-                timeout=180,
-            )
-            assert process.poll() is None, process.stdout.read()
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def rehearsing(folder: SiteFolder) -> Iterator[subprocess.Popen[str]]:
+    """Run a rehearsal in the background whose migration is half-way."""
+    folder.release(_WAITS.format(folder=folder.folder))
+    with in_background(folder) as process:
+        wait_until(
+            lambda: (folder.folder / "half-way").exists() or process.poll() is not None,
+            "migration",
+            timeout=180,
+        )
+        assert process.poll() is None, process.stdout.read()
+        yield process
 
 
 def test_database_server_that_is_lost(folder: SiteFolder) -> None:
@@ -164,14 +171,7 @@ def test_production_that_is_lost_while_it_is_read(folder: SiteFolder) -> None:
         production.primary.sql("CHECKPOINT", timeout=60)
         held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
         wait_until(lambda: int(production.standby.sql(held)), "lock on the standby")
-        with subprocess.Popen(
-            folder.command("rehearse"),
-            cwd=folder.folder,
-            env=folder.environ(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
+        with in_background(folder) as process:
             nodes = (production.standby, production.primary)
             wait_until(
                 lambda: any(int(node.sql(f"SELECT count(*) {readers}")) for node in nodes),

@@ -29,18 +29,19 @@ def listens(port: int) -> bool:
 
 
 def wait_until(
-    condition: Callable[[], object], what: str, *, timeout: float = 30, interval: float = 0.05
-) -> None:
-    """Wait until a condition holds.
+    condition: Callable[[], object], what: str, *, timeout: float = 60, interval: float = 0.05
+) -> float:
+    """Wait until a condition holds; return for how long, in seconds.
 
     :param what: what is waited for, in the words of the error
     :raises TimeoutError: it did not hold in time.
     """
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not after {timeout} s: {what}")
+        if time.monotonic() > started + timeout:
+            raise TimeoutError(f"not after {timeout:g} s: {what}")
         time.sleep(interval)
+    return time.monotonic() - started
 
 
 def system_user(name: str) -> str | None:
