@@ -280,8 +280,9 @@ def _told(folder: Path, what: str) -> Iterator[None]:
     except load.SiteError as error:
         sys.exit(str(error))
     except RehearsalError as error:
-        why = f"{'refused' if isinstance(error, Refused) else 'stopped'}: {error}"
-        _note(folder, what, why)
+        refused = isinstance(error, Refused)
+        _note(folder, what, f"{'refused' if refused else 'stopped'}: {error}")
+        why = f"refused: {error}" if refused else str(error)
         sys.exit(f"{why}\n{error.details}".strip())
 
 

@@ -13,7 +13,7 @@ from cubicweb.server import hook
 from cubicweb.server.session import NO_UNDO_TYPES, Connection
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import caching, data, metrics, purge, replacement
+from cubicweb_hasite import caching, data, metrics, purge, replacement, upstream
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
@@ -144,6 +144,18 @@ class CheckPurgersHook(hook.Hook):
 
     def __call__(self) -> None:
         purge.purgers(self.repo.config)
+
+
+class WholeTransactionsHook(hook.Hook):
+    """Let no migration go on with half of a transaction."""
+
+    __regid__ = "hasite.whole_transactions"
+    events = ("server_maintenance",)
+    category = _CATEGORY
+
+    def __call__(self) -> None:
+        if self.repo.config.mode != "test":  # CubicWeb's test cases connect again at will
+            upstream.keep_transactions_whole(self.repo)
 
 
 class PurgeHook(hook.Hook):

@@ -219,6 +219,16 @@ def heal_connections(repo: Repository, timeout: float) -> None:
     source.create_eid = source.eid_generator.create_eid
 
 
+def keep_transactions_whole(repo: Repository) -> None:
+    """Let the transaction of a migration be committed whole or not at all, as that of a request.
+
+    CubicWeb would go on with the rest of it on another connection: see
+    :meth:`_Connection.reconnect`. A connection that is lost ends the migration.
+    """
+    if Version("5.0.1") >= _CUBICWEB and repo.system_source.dbdriver == "postgres":
+        ConnectionWrapper.commit, ConnectionWrapper.reconnect = _commit, _Connection.reconnect
+
+
 class _Unpooled(_BaseCnxSet):
     """Open a connection for each use, and never raise: hand a :class:`_Refusal` out instead.
 
@@ -309,6 +319,19 @@ class _Refusal:
 
 #: `psycopg2.extensions.TRANSACTION_STATUS_INERROR`
 _IN_ERROR = 3
+_stock_commit = ConnectionWrapper.commit
+
+
+def _commit(cnxset: ConnectionWrapper) -> None:
+    """Commit, unless nothing would be.
+
+    PostgreSQL rolls a failed transaction back when it is to be committed, and calls that a
+    success; and `fti_index_entities` (cubicweb/server/sources/native.py, lines 1478 to 1492)
+    ignores what made it fail, as a full disk or a text that is too long for the index.
+    """
+    if cnxset.cnx.info.transaction_status == _IN_ERROR:
+        raise cnxset._source.DbapiError("nothing was saved: the log says what has failed before")
+    _stock_commit(cnxset)
 
 
 class _Connection(ConnectionWrapper):
@@ -373,18 +396,10 @@ class _Connection(ConnectionWrapper):
         self._cu = cursor
 
     def commit(self) -> None:
-        """Commit, unless nothing would be.
-
-        PostgreSQL rolls a failed transaction back when it is to be committed, and calls that a
-        success; and `fti_index_entities` (cubicweb/server/sources/native.py, lines 1478 to 1492)
-        ignores what made it fail, as a full disk or a text that is too long for the index.
-        """
+        """Commit, unless the transaction was lost."""
         self._check_transaction()
-        if self.cnx is None:  # closed by a rollback, after which nothing was done
-            return
-        if self.cnx.info.transaction_status == _IN_ERROR:
-            raise self._source.DbapiError("nothing was saved: the log says what has failed before")
-        super().commit()
+        if self.cnx is not None:  # else closed by a rollback, after which nothing was done
+            _commit(self)
 
     def rollback(self) -> None:
         """Roll back, or close what is too broken for it.

@@ -295,6 +295,36 @@ def test_error_of_the_index_is_not_ignored(server: PostgreSQL, healing: Process)
     check_rest(healing)
 
 
+# of a script of `cubicweb-ctl shell`, which is a migration as that of `cubicweb-ctl upgrade` is
+_HALF = "sql('CREATE TABLE half ()', ask_confirm=False)\n"
+_LOSE = """
+[[pid]] = sql("SELECT pg_backend_pid()", ask_confirm=False)
+other = repo.system_source.get_connection()
+other.cursor().execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+sql("CREATE TABLE rest ()", ask_confirm=False)
+"""
+
+
+def tables(server: PostgreSQL) -> str:
+    return server.sql("SELECT relname FROM pg_class WHERE relname IN ('half', 'rest')", "site")
+
+
+def test_half_a_migration_is_never_committed(server: PostgreSQL, site: Instance) -> None:
+    with pytest.raises(RuntimeError, match="connection already closed"):
+        site.shell(f"{_HALF}{_LOSE}commit()\n")
+    assert tables(server) == ""
+
+
+def test_migration_that_could_not_be_indexed(server: PostgreSQL, site: Instance) -> None:
+    server.sql("ALTER TABLE appears ADD CONSTRAINT unlucky CHECK (false) NOT VALID", "site")
+    try:
+        with pytest.raises(RuntimeError, match="nothing was saved"):
+            site.shell(f"{_HALF}create_entity('Tag', name='new')\ncommit()\n")
+    finally:
+        server.sql("ALTER TABLE appears DROP CONSTRAINT unlucky", "site")
+    assert tables(server) == ""
+
+
 def test_deadlock(server: PostgreSQL, site: Instance) -> None:
     """The transaction that PostgreSQL ends fails as a whole."""
     # how long it waits before it looks for a deadlock, and ends itself

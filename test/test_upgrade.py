@@ -280,8 +280,8 @@ def test_rehearse_then_upgrade(site: Site) -> None:
     output = site.run(REHEARSE)
     assert site.production.checksums() == before
     [rehearsal] = site.folder.glob("rehearsal-*")
-    assert output.endswith(f"rolling: see {rehearsal}/report.html\n"), output
     report = (rehearsal / "report.md").read_text()
+    assert output.endswith(f"rolling: see {rehearsal}/report.html\n"), report
     assert "**The upgrade can be rolling**" in report
     assert "| hasite_news | 0.1.0 | **0.2.0** |" in report
     assert re.search(r"^\| tag \| none \| \*\*3\.", report, re.M)

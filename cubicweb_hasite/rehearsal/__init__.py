@@ -30,6 +30,11 @@ class RehearsalError(Exception):
         """Whether a connection to PostgreSQL was lost, so that another try may succeed."""
         return bool(_LOST.search(f"{self}\n{self.details}"))
 
+    @property
+    def deadlock(self) -> bool:
+        """Whether PostgreSQL has ended a transaction that another one and itself waited for."""
+        return "deadlock detected" in f"{self}\n{self.details}"
+
 
 class Refused(RehearsalError):
     """Why something was not even begun, for it could have harmed production."""

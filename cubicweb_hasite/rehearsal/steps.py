@@ -64,6 +64,8 @@ class Rehearsal:
         self.mark = f"{state.folder.absolute()} ({state.token})"
         self.nodes = nodes
         self.server = server
+        #: whether the migration and the running version have waited for each other
+        self._deadlock = False
 
     def run(self, estimates: dict[str, float]) -> None:
         """Do all the steps that are not done yet, and give the verdict.
@@ -114,7 +116,8 @@ class Rehearsal:
                         action(bar, step.facts)
                     break
                 except RehearsalError as error:
-                    if not (error.lost and tries_left and self._is_back()):
+                    again = error.deadlock or (error.lost and self._is_back())
+                    if not (again and tries_left):
                         raise
                     self._note_failure(name, error)
                     self.console.say(f"{name}: {error}: trying again")
@@ -234,7 +237,12 @@ class Rehearsal:
         before = catalog.read(self.server, self.upgraded)
         against: list[str] = []
         with ExitStack() as stack:
-            old_runs = self._start_old(stack, old, facts, against)
+            if self._deadlock:
+                against.append(
+                    "the migration and the pages of the running version waited for each other, "
+                    "and PostgreSQL ended the migration (deadlock)"
+                )
+            old_runs = not self._deadlock and self._start_old(stack, old, facts, against)
             watch = locks.Sampler(self.server, self.upgraded)
             visits = Visits()
             start = time.monotonic()
@@ -242,7 +250,11 @@ class Rehearsal:
                 during.enter_context(watch)
                 if old_runs:
                     visits = during.enter_context(old.visited())
-                output = new.ctl(self.programs, *UPGRADE, self.state.site, watch=bar.tick)
+                try:
+                    output = new.ctl(self.programs, *UPGRADE, self.state.site, watch=bar.tick)
+                except RehearsalError as error:
+                    self._deadlock = error.deadlock
+                    raise
             if UPGRADED not in output.splitlines():  # some failures leave the status 0
                 raise RehearsalError(
                     "cubicweb-ctl upgrade did not come to its end", output[-2000:]
