@@ -195,7 +195,10 @@ addresses = ["127.0.0.1", "127.0.0.2"]
 port = {port}
 
 [upgrade]
-checks = [{{ path = "/", text = "News" }}, {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }}]
+checks = [
+  {{ path = "/", text = "News" }},
+  {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }},
+]
 longest_wait = {longest_wait}
 
 [preproduction]

@@ -28,7 +28,10 @@ FRESH = bool(os.environ.get("FUZZ"))
 
 _MORE = """
 [upgrade]
-checks = [{{ path = "/", text = "News" }}, {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }}]
+checks = [
+  {{ path = "/", text = "News" }},
+  {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }},
+]
 reach = "{folder}/on {{host}}"
 backup = "pg_dump -h 127.0.0.1 -p {port} -U site -Fc -f {folder}/backup site"
 longest_wait = 30
