@@ -6,6 +6,7 @@ would hold large ones three times. Permissions are not asked: see
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from cubicweb import Binary
 from cubicweb.entity import Entity
@@ -36,6 +37,11 @@ def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str
         f"SELECT {columns} FROM {SQL_PREFIX}{etype} WHERE {SQL_PREFIX}eid=%(eid)s", {"eid": eid}
     ).fetchone()
     return None if values is None else dict(zip(names, values, strict=False))
+
+
+def aware(date: datetime) -> datetime:
+    """Return a date of the database with its time zone, which is UTC where it has none."""
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def load(entity: Entity, attribute: str) -> None:

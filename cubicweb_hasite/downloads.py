@@ -81,7 +81,7 @@ def select(
         variant, read = "", partial(_download, adapter)
     immutable_data = entity.cw_adapt_to("IImmutableData")
     immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
-    modified = _aware(entity.modification_date)
+    modified = data.aware(entity.modification_date)
     # The time of the last change, to the microsecond, validates the bytes without reading
     # them: they change in no other way.
     return Selected(
@@ -248,7 +248,3 @@ def _content_type(adapter) -> str:
     if content_type.startswith("text/") and encoding and _CHARSET.fullmatch(encoding):
         return f"{content_type}; charset={encoding}"
     return content_type
-
-
-def _aware(date: datetime) -> datetime:
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

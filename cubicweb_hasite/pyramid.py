@@ -81,12 +81,14 @@ def includeme(config: Configurator) -> None:
         config.add_tween(
             "cubicweb_hasite.metrics.response_tween_factory", under=INGRESS, over=EXCVIEW
         )
-    for tween in ("entity_requests.tween_factory", "pyramid.lost_connection_tween_factory"):
-        config.add_tween(
-            f"cubicweb_hasite.{tween}",
-            under=EXCVIEW,
-            over="cubicweb_web.bwcompat.TweenHandler",
-        )
+    below = "cubicweb_web.bwcompat.TweenHandler"
+    for tween in (
+        "cubicweb_hasite.entity_requests.tween_factory",
+        "cubicweb_hasite.retries.tween_factory",
+        "cubicweb_hasite.pyramid.lost_connection_tween_factory",
+    ):
+        config.add_tween(tween, under=EXCVIEW, over=below)
+        below = tween
     config.include(pages)
     config.add_subscriber(protect_caches, NewResponse)
     management.start(repo)

@@ -19,6 +19,8 @@ from cubicweb.server.hook import CleanupDeletedEidsCacheOp, CleanupNewEidsCacheO
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
+from cubicweb_hasite import data
+
 _TRACKED = "hasite_replaced"
 #: eids are of SQL's type integer
 MAX_EID = 2**31 - 1
@@ -60,6 +62,15 @@ def current_eid(cnx: Connection, former: int, *, reconnect: bool = True) -> int 
     )
     row = cursor.fetchone()
     return row[0] if row else None
+
+
+def last(cnx: Connection) -> datetime | None:
+    """Return when an entity was replaced last, None if none ever was."""
+    row = cnx.system_sql(
+        f"SELECT {SQL_PREFIX}creation_date FROM {SQL_PREFIX}FormerEid "
+        f"ORDER BY {SQL_PREFIX}eid DESC LIMIT 1"
+    ).fetchone()
+    return data.aware(row[0]) if row else None
 
 
 def entity_type(cnx: Connection, eid: int) -> str | None:

@@ -1,6 +1,7 @@
 """The URLs of an eid that was replaced lead to its successor, in every process."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cubicweb import Binary, Unauthorized
@@ -134,6 +135,53 @@ class FormerURLTC(EditingTC):
                 if status == 301:
                     current = self.current_eid(eid)
                     assert response.location == f"{BASE_URL}file/{current}?vid=vanishing"
+
+    def test_gone_while_a_page_that_shows_it_is_made(self) -> None:
+        """The page is made again, with what there is now."""
+        with self.admin_access.cnx() as cnx:
+            eid = self.new_image(cnx, title="on a page").eid
+            cnx.commit()
+
+        class Listing(View):
+            __regid__ = "listing"
+            case = self
+            made = 0
+
+            def call(self) -> None:
+                type(self).made += 1
+                [image] = self.cw_rset.entities()
+                if image.eid == eid:
+                    with self.case.admin_access.cnx() as cnx:
+                        replacement.track(cnx)
+                        cnx.entity_from_eid(eid).cw_set(data=Binary(BLUE))
+                        cnx.commit()
+                image.complete()
+                self.w("eid: %s", image.eid)
+
+        with self.temporary_appobjects(Listing):
+            url = "/view?rql=Any X WHERE X title 'on a page'&vid=listing"
+            page = self.page(url)
+            assert f"eid: {self.current_eid(eid)}" in page
+            assert Listing.made == 2
+
+    def test_page_that_fails(self) -> None:
+        """It is made once where nothing was replaced."""
+
+        class Failing(View):
+            __regid__ = "failing"
+            made = 0
+
+            def call(self) -> None:
+                type(self).made += 1
+                raise RuntimeError("for the test")
+
+        with self.temporary_appobjects(Failing):
+            with self.admin_access.cnx() as cnx:  # an hour ago, as far as one can tell
+                date = datetime.now(UTC) - timedelta(hours=1)
+                cnx.execute("SET X creation_date %(d)s WHERE X is FormerEid", {"d": date})
+                cnx.commit()
+            self.page("/view?vid=failing", status=500)
+            assert Failing.made == 1
 
     def test_former_eids_are_for_managers(self) -> None:
         with self.new_access("anon").cnx() as cnx, pytest.raises(Unauthorized):

@@ -1,0 +1,56 @@
+"""Make a page again on which an entity was replaced while it was made.
+
+CubicWeb makes a page of several queries, and PostgreSQL lets each of them see what is committed by
+then (READ COMMITTED): an image that the first has found may have another eid when the next one
+asks for its attributes, which is an error of the server (cubicweb/entity.py, line 935). The same
+page, made again, shows the image under its new eid.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from cubicweb.server.session import Connection
+from pyramid.httpexceptions import HTTPException
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+
+from cubicweb_hasite import replacement
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Response]
+
+#: by how much clocks may differ, and how long a replacement may take until it is committed
+_MARGIN = timedelta(minutes=1)
+
+
+def tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Answer a GET or HEAD request once more if it fails and something was replaced meanwhile."""
+
+    def retry_tween(request: Request) -> Response:
+        start = datetime.now(UTC)
+        try:
+            return handler(request)
+        except HTTPException:
+            raise
+        except Exception as error:
+            if request.method not in ("GET", "HEAD") or not _may_succeed(request, start):
+                raise
+            log.info("%s is made again: %s", request.path, error)
+        for name in ("cw_request", "response"):  # which hold what was found
+            vars(request).pop(name, None)
+        return handler(request)
+
+    return retry_tween
+
+
+def _may_succeed(request: Request, start: datetime) -> bool:
+    cnx: Connection | None = vars(request).get("cw_cnx")  # if it was asked for
+    if cnx is None or getattr(cnx.cnxset, "failed", False):
+        return False
+    cnx.rollback()
+    cnx.drop_entity_cache()
+    last = replacement.last(cnx)
+    return last is not None and last > start - _MARGIN
