@@ -39,11 +39,8 @@ CONNECTIONS = 4
 _SHOWN = re.compile(r'(?:src|href)="(https?://[^"]+)"')
 #: kept by a browser for longer than a visit lasts
 _KEPT = re.compile(r"\bmax-age=\d{4,}")
-#: without those that are being edited: see RESULTS.md on pages that list what is being replaced
-_GALLERY = (
-    "view?vid=gallery&rql=Any+X+ORDERBY+D+WHERE+X+is+File,+X+creation_date+D,"
-    "+X+title+ILIKE+'picture+%25'"
-)
+#: of all images, those that are being replaced too
+_GALLERY = "view?vid=gallery&rql=Any+X+ORDERBY+D+WHERE+X+is+File,+X+creation_date+D"
 
 
 @dataclass
