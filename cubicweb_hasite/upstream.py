@@ -10,17 +10,18 @@ import select
 import sys
 import threading
 import time
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from cubicweb import ValidationError, _
+from cubicweb import UnknownEid, ValidationError, _
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.entities.authobjs import CWUser, user_session_cache_key
 from cubicweb.pyramid.resources import negociate_mime_type
 from cubicweb.rdf import RDF_MIMETYPE_TO_FORMAT
 from cubicweb.server.repository import Repository, _BaseCnxSet, _CnxSetPool
+from cubicweb.server.session import Connection
 from cubicweb.server.sources.native import DefaultEidGenerator, NativeSQLSource
 from cubicweb.server.sqlutils import ConnectionWrapper
 from cubicweb_web import bwcompat
@@ -217,6 +218,7 @@ def heal_connections(repo: Repository, timeout: float) -> None:
     source.eid_generator.close()
     source.eid_generator = _EidGenerator(source, repo.cnxsets)
     source.create_eid = source.eid_generator.create_eid
+    source.eid_type = partial(_eid_type, source)
 
 
 def keep_transactions_whole(repo: Repository) -> None:
@@ -450,6 +452,20 @@ def _prefer_host(source: NativeSQLSource, host: str) -> None:
     if host in hosts[1:]:
         hosts.remove(host)
         source.dbhelper.dbhost = ",".join([host, *hosts])
+
+
+def _eid_type(source: NativeSQLSource, cnx: Connection, eid: int) -> str:
+    """Return the type of the entity `eid`.
+
+    The stock one (cubicweb/server/sources/native.py, lines 975 to 984) takes a database that is
+    not there for one without the entity; so users seem to be gone, which is an error 500.
+
+    :raises UnknownEid: nothing has the eid.
+    """
+    row = source.doexec(cnx, "SELECT type FROM entities WHERE eid=%(x)s", {"x": eid}).fetchone()
+    if row is None:
+        raise UnknownEid(eid)
+    return row[0]
 
 
 class _EidGenerator(DefaultEidGenerator):

@@ -63,7 +63,10 @@ def test_lost_balancer(
     results.add(row)
     assert stays, "the address moved back"
     assert moved < 10
-    assert not second.failed, second.details()
+    # a connection from before that was idle meanwhile is found to be gone when it is used next
+    assert {o.error for o in second.failed} <= {"reset", "disconnected"}, second.details()
+    assert max(second.clients_that_failed.values(), default=0) <= 1, second.details()
+    assert second.longest_gap("page") < 1
     assert not report.lost_sessions, report.details()
     assert lost_writes(site, report) == []
 

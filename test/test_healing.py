@@ -213,6 +213,19 @@ def new_album(visitor: Visitor, name: str) -> requests.Response:
     return visitor.create("Album", {"name": name})
 
 
+def test_first_visit_of_a_user(server: PostgreSQL, site: Instance) -> None:
+    """To an instance that knows nothing of him yet, and cannot ask."""
+    with site.process() as process, site.process(base_url=process.url) as other:
+        visitor = Visitor(process.url)
+        visitor.login()
+        visitor.base_url = other.url
+        server.stop()
+        check_unavailable(visitor.get())
+        server.start()
+        wait_until(lambda: visitor.get().status_code == 200, "its return")
+        assert "/logout" in visitor.get().text
+
+
 def test_visitors_are_told_in_their_language(server: PostgreSQL, healing: Process) -> None:
     server.stop()
     headers = {"Accept": "text/html", "Accept-Language": "fr-CH, fr;q=0.9, en;q=0.5"}
