@@ -25,6 +25,8 @@ from servers.support import Server
 from servers.varnish import Varnish
 from servers.visitor import Upload, Visitor
 
+from cubicweb_hasite.deploy import load, render
+
 # Varnish's built-in VCL gives every request with a cookie to the instance. It need not, since
 # the headers of a download say who else may have it, whoever asked.
 _DOWNLOADS_DESPITE_COOKIES = r"""
@@ -36,8 +38,20 @@ sub vcl_recv {
 }
 """
 
+_SITE = Path(__file__).parent / "sites" / "no_apache.toml"
+
+
+def _collapsing(directory: Path, origin_port: int) -> Squid:
+    """Return a Squid which lets requests wait for the answer to another as a site's does."""
+    rendering = render.render(load.load(_SITE), drawing=False)
+    rendered = rendering["web1/etc/squid/hasite.conf"].content.decode()
+    kept = re.search(r"# --- what is kept\n(.*?)# ---", rendered, re.DOTALL)[1]
+    return Squid(directory, origin_port, re.sub("cache deny monitors|cache_mem .*", "", kept))
+
+
 CACHES: dict[str, Callable[[Path, int], Server]] = {
     "squid": Squid,
+    "squid-collapsing": _collapsing,
     "nginx": Nginx,
     "apache": Apache,
     "varnish": partial(Varnish, extra_vcl=_DOWNLOADS_DESPITE_COOKIES),
@@ -331,6 +345,23 @@ def test_at_once(open_site: Site) -> None:
                 assert public or not is_hit(response)
             else:
                 check_refused(response)
+
+
+def test_pages_at_once(open_site: Site) -> None:
+    """Each visitor is given his own, with his own token in the form to log in."""
+    visitors = [Visitor(open_site.url) for _ in range(8)]
+    admins = visitors[::2]
+    for visitor in admins:
+        visitor.session.cookies.update(open_site.admin.session.cookies)
+    for _ in range(10):
+        with ThreadPoolExecutor(len(visitors)) as pool:
+            responses = list(pool.map(Visitor.get, visitors))
+        for visitor, response in zip(visitors, responses, strict=True):
+            assert response.status_code == 200
+            assert not is_hit(response)
+            assert ("/logout" in response.text) == (visitor in admins)
+            if visitor not in admins:
+                assert visitor.session.cookies["csrf_token"] in response.text
 
 
 def test_closed_site(closed_site: Site) -> None:
