@@ -256,7 +256,10 @@ class Site:
         }
 
     def wait_until_well(self, timeout: float = 240) -> None:
-        """Wait until both balancers have all the instances in service, and all standbys follow."""
+        """Wait until both balancers have all the instances in service, and all standbys follow.
+
+        Commits wait for one of them: after a failover not until Patroni has chosen it.
+        """
         for balancer in self.with_role("balancer"):
             wait_until(
                 lambda b=balancer: self.in_service(b) == self.instances(),
@@ -266,6 +269,12 @@ class Site:
         wait_until(lambda: self.active_balancer() is not None, "floating address", timeout=timeout)
         count = len(self.with_role("database")) - 1
         wait_until(lambda: self.standbys() == count, "standbys of the database", timeout=timeout)
+        synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(
+            lambda: int(self.sql(synchronous, database="postgres")),
+            "synchronous standby",
+            timeout=60,
+        )
 
     def repair(self) -> None:
         """Undo all failures: power, network, programs that were killed or frozen."""

@@ -283,7 +283,8 @@ class PostgreSQL(Section):
     """Connections that it takes at most, from all instances together and for its own needs."""
     synchronous: bool = False
     """Whether a commit waits for a standby too: nothing that was acknowledged is lost with the
-    primary. Needs two database nodes; three, to write while one is down."""
+    primary, but in the seconds after a failover, until Patroni has chosen a standby again. Needs
+    two database nodes; three, to write while one is down."""
     backup_folder: AbsolutePath = "/var/backups/postgresql"
     """Where each database node keeps its base backups."""
     backup_hour: Annotated[int, Field(ge=0, le=23)] = 2
