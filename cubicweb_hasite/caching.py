@@ -83,6 +83,11 @@ def protect(response: Response, *, static: bool, own: bool = False) -> None:
     :param own: whether it is the visitor's own even if it says `public`
     """
     headers = response.headers
+    if own:
+        # Of CubicWeb's pages the ETag says the groups of the visitor, no more: Squid 5.7, whose
+        # collapsed_forwarding lets others wait for the answer, would take it for theirs.
+        for validator in ("ETag", "Last-Modified"):
+            headers.pop(validator, None)
     value = headers.get("Cache-Control", "")
     directives = {directive.split("=")[0].strip().lower() for directive in value.split(",")}
     if directives & {"no-store", "private"}:

@@ -16,6 +16,9 @@ from servers.postgresql import Database, PostgreSQL
 from servers.rendered import RenderedSite, rendered_site
 from servers.support import wait_until
 from servers.visitor import Visitor
+from webob import Response
+
+from cubicweb_hasite import caching
 
 NAME = "_anonymous/en/"
 #: that make a page of each visitor's own
@@ -182,6 +185,25 @@ def test_page_of_ones_own(site: RenderedSite, view: str) -> None:
         page = ask(site, path)
         tokens |= set(page.cookies.values())
     assert len(tokens) >= 2 or view == "cookie"
+
+
+def test_page_of_ones_own_at_once(site: RenderedSite) -> None:
+    """Visitors who ask for it at the same time each get a token of their own."""
+    for _ in range(5):
+        with ThreadPoolExecutor(16) as executor:
+            responses = list(executor.map(lambda _: ask(site, "view?vid=test_token"), range(16)))
+        tokens = [response.cookies["csrf_token"] for response in responses]
+        assert len(set(tokens)) == len(tokens)
+        for token, response in zip(tokens, responses, strict=True):
+            assert token in response.text
+            assert not is_hit(response)
+
+
+def test_validators() -> None:
+    """By an ETag that says nothing but groups Squid would take an answer for that to another."""
+    response = Response(etag="index/guests", last_modified=0)
+    caching.protect(response, static=False, own=True)
+    assert not {"ETag", "Last-Modified"} & {*response.headers}
 
 
 def test_session(site: RenderedSite) -> None:
