@@ -70,7 +70,7 @@ def includeme(config: Configurator) -> None:
     if options["hasite-load-users-at-once"]:
         upstream.load_users_at_once()
     if options["hasite-look-up-rdf-on-demand"]:
-        config.add_subscriber(look_up_rdf_on_demand, ApplicationCreated)
+        config.add_subscriber(upstream.look_up_rdf_on_demand, ApplicationCreated)
     if options["hasite-remember-options"] and options.mode != "test":  # which change there
         upstream.remember_options()
     config.add_tween(
@@ -147,11 +147,6 @@ def spare_the_collector(_event: ApplicationCreated) -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def look_up_rdf_on_demand(event: ApplicationCreated) -> None:
-    """Apply :func:`upstream.look_up_rdf_on_demand`."""
-    upstream.look_up_rdf_on_demand(event.app.registry)
 
 
 def _is_monitor(environ: dict[str, Any]) -> bool:

@@ -89,7 +89,7 @@ options = (
             "type": "yn",
             "default": True,
             "help": "ask for the groups and the properties of a visitor by one SQL query, not by "
-            "two of RQL, and in SQL what he owns: 5 to 10 % of the cost of a page.",
+            "two of RQL, and in SQL what he owns: up to 10 % of the cost of a page.",
             "group": "hasite",
             "level": 3,
         },

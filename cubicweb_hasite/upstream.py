@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 import time
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -28,11 +28,12 @@ from cubicweb_web import bwcompat
 from cubicweb_web.request import CubicWebRequestBase
 from logilab.common.changelog import Version
 from logilab.common.decorators import cached
+from pyramid.events import ApplicationCreated
 from pyramid.interfaces import IRoutesMapper
-from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.settings import aslist
 
+from cubicweb_hasite.replacement import entity_type
 from cubicweb_hasite.visibility import load_user
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def _owns(user: CWUser, eid: int | str) -> bool:
 _RDF_ROUTES = ("one_entity", "one_entity_eid")
 
 
-def look_up_rdf_on_demand(registry: Registry) -> None:
+def look_up_rdf_on_demand(event: ApplicationCreated) -> None:
     """Fetch an entity for its RDF only where RDF is asked for.
 
     The routes by which CubicWeb's REST API serves RDF, which `cubicweb-ctl create` switches on,
@@ -171,9 +172,8 @@ def look_up_rdf_on_demand(registry: Registry) -> None:
     89). It is 8 % of the CPU time of the page of an entity.
 
     Where the REST API serves pages too nothing changes.
-
-    :param registry: that of an application in which all routes are made
     """
+    registry = event.app.registry
     includes = aslist(registry.settings.get("cubicweb.includes", ""))
     if Version("5.0.1") < _CUBICWEB or "cubicweb.pyramid.rest_api.include_html" in includes:
         return
@@ -218,7 +218,7 @@ def heal_connections(repo: Repository, timeout: float) -> None:
     source.eid_generator.close()
     source.eid_generator = _EidGenerator(source, repo.cnxsets)
     source.create_eid = source.eid_generator.create_eid
-    source.eid_type = partial(_eid_type, source)
+    source.eid_type = _eid_type
 
 
 def keep_transactions_whole(repo: Repository) -> None:
@@ -454,7 +454,7 @@ def _prefer_host(source: NativeSQLSource, host: str) -> None:
         source.dbhelper.dbhost = ",".join([host, *hosts])
 
 
-def _eid_type(source: NativeSQLSource, cnx: Connection, eid: int) -> str:
+def _eid_type(cnx: Connection, eid: int) -> str:
     """Return the type of the entity `eid`.
 
     The stock one (cubicweb/server/sources/native.py, lines 975 to 984) takes a database that is
@@ -462,10 +462,10 @@ def _eid_type(source: NativeSQLSource, cnx: Connection, eid: int) -> str:
 
     :raises UnknownEid: nothing has the eid.
     """
-    row = source.doexec(cnx, "SELECT type FROM entities WHERE eid=%(x)s", {"x": eid}).fetchone()
-    if row is None:
+    etype = entity_type(cnx, eid)
+    if etype is None:
         raise UnknownEid(eid)
-    return row[0]
+    return etype
 
 
 class _EidGenerator(DefaultEidGenerator):

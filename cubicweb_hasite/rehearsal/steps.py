@@ -116,8 +116,7 @@ class Rehearsal:
                         action(bar, step.facts)
                     break
                 except RehearsalError as error:
-                    again = error.deadlock or (error.lost and self._is_back())
-                    if not (again and tries_left):
+                    if not tries_left or not (error.deadlock or (error.lost and self._is_back())):
                         raise
                     self._note_failure(name, error)
                     self.console.say(f"{name}: {error}: trying again")
