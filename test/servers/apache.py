@@ -45,7 +45,7 @@ class Apache(Proxy):
         self._owner = system_user("www-data")  # Apache changes users by itself
         self._cache = directory / "cache"
         # the package of the program alone, which starts no service
-        program = find_program("apache2", "apache2-bin")
+        program = find_program("apache2", "apache2")
         self._configuration = _CONFIGURATION.format(
             modules="\n".join(
                 f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"

@@ -254,7 +254,7 @@ class RenderedApache(ServerProcess, Server):
             "APACHE_RUN_USER": "www-data",
             "APACHE_RUN_GROUP": "www-data",
         }
-        program = find_program("apache2", "apache2-bin")
+        program = find_program("apache2", "apache2")
         site = root / "etc/apache2/apache2.conf"
         super().__init__(
             [program, "-D", "FOREGROUND", "-f", str(site)], folder / "apache.log", env=env
