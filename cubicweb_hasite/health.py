@@ -19,9 +19,9 @@ from cubicweb.server.repository import Repository
 from cubicweb_hasite import caching, metrics, probes, rolling
 from cubicweb_hasite.__pkginfo__ import version
 from cubicweb_hasite.draining import is_draining
+from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
 from cubicweb_hasite.probes import Reading
 
-LIVEZ, READYZ, METRICS = "/livez", "/readyz", "/metrics"
 ACCESSES = ("open", "token", "closed")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
@@ -84,7 +84,7 @@ def answer(
     :param trusted: whether all may be told, as on the management port
     :return: None if there is nothing of ours at the path
     """
-    name = path if path in (LIVEZ, READYZ, METRICS) else query.get("vid")
+    name = path if path in MONITOR_PATHS else query.get("vid")
     if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
         return None
     media_type = _json_type(query, headers)

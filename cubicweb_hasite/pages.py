@@ -2,9 +2,9 @@
 
 The balancer tells anonymous visitors from others: it asks the caches, and they the instance, for
 the page `/file/812` of a visitor who has neither logged in nor a session under the name
-`/_anonymous/en/file/812` (:data:`caching.ANONYMOUS`). Only an answer under such a name is shared,
-so that a stored page is never given to another visitor: where there is no such balancer nothing
-is shared.
+`/_anonymous/en/file/812` (:data:`cubicweb_hasite.names.ANONYMOUS`). Only an answer under such a
+name is shared, so that a stored page is never given to another visitor: where there is no such
+balancer nothing is shared.
 
 Such a page is rendered with nothing of the visitor: his headers are taken away, and his session
 is an empty one. What the rendering did decides whether it is shared: see :func:`_is_shareable`.
@@ -28,13 +28,12 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
 from cubicweb_hasite import caching
-from cubicweb_hasite.caching import ANONYMOUS
+from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
 Handler = Callable[[Request], Response]
 
 _KEY = "hasite.anonymous_page"
-# of the programs that measure audiences: they mean nothing to CubicWeb
-_FOREIGN_COOKIE = re.compile("_ga[_=]|_gid=|_gat[_=]|_gcl_|_pk_|_hj|_fbp=|_clck=|_clsk=|__utm")
+_AUDIENCE_COOKIE = re.compile(AUDIENCE_COOKIES)
 _POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNORECASE)
 
 
@@ -61,7 +60,7 @@ def includeme(config: Configurator) -> None:
 
 
 def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Lead :data:`caching.ANONYMOUS` and what follows to the page that was asked for."""
+    """Lead :data:`names.ANONYMOUS` and what follows to the page that was asked for."""
 
     def name_tween(request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
@@ -172,7 +171,7 @@ def _is_nobody(request: Request) -> bool:
         and request.registry.get("cubicweb.anonymous_eid") is not None
         and "Authorization" not in request.headers
         and all(
-            name == _csrf_cookie(request) or _FOREIGN_COOKIE.match(f"{name}=")
+            name == _csrf_cookie(request) or _AUDIENCE_COOKIE.match(f"{name}=")
             for name in request.cookies
         )
         and not request.authenticated_userid

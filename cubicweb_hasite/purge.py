@@ -23,7 +23,8 @@ from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
-from cubicweb_hasite.caching import ANONYMOUS, page_languages
+from cubicweb_hasite.caching import page_languages
+from cubicweb_hasite.names import ANONYMOUS
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from cubicweb_hasite import (
     health,
     management,
     metrics,
+    names,
     pages,
     probes,
     upstream,
@@ -32,8 +33,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Response]
 
-# directories that CubicWeb serves to everybody alike (cubicweb_web.views.staticcontrollers)
-_STATIC = ("/data/", "/static/", "/fckeditor/")
+_STATIC = tuple(f"/{folder}/" for folder in names.STATIC_FOLDERS)
 
 
 def includeme(config: Configurator) -> None:
@@ -53,8 +53,8 @@ def includeme(config: Configurator) -> None:
     config.add_route_predicate("hasite_monitor", _AsksMonitor)
     config.add_route("hasite_monitor", "/view", hasite_monitor=True)
     config.add_view(monitor, route_name="hasite_monitor", request_method="GET")
-    for path in (health.LIVEZ, health.READYZ, health.METRICS):
-        if path == health.METRICS and "prometheus" in repo.config.cubes():
+    for path in names.MONITOR_PATHS:
+        if path == names.METRICS and "prometheus" in repo.config.cubes():
             continue  # cubicweb-prometheus serves the same registry there
         config.add_route(f"hasite_{path}", path)
         config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
@@ -150,9 +150,9 @@ def spare_the_collector(_event: ApplicationCreated) -> None:
 
 
 def _is_monitor(environ: dict[str, Any]) -> bool:
-    page = environ.get("PATH_INFO", "").rpartition("/")[2]
+    page = f"/{environ.get('PATH_INFO', '').rpartition('/')[2]}"
     [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
-    return page in ("livez", "readyz", "metrics") or (page == "view" and view in probes.PROBES)
+    return page in names.MONITOR_PATHS or (page == "/view" and view in probes.PROBES)
 
 
 def unavailable(error: Exception, request: Request) -> Response:
