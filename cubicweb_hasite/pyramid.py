@@ -16,18 +16,11 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import (
-    caching,
-    downloads,
-    draining,
-    health,
-    management,
-    metrics,
-    names,
-    pages,
-    probes,
-    upstream,
-)
+from cubicweb_hasite import names, upstream
+from cubicweb_hasite.caches import pages, policy
+from cubicweb_hasite.images import downloads
+from cubicweb_hasite.monitoring import answers, metrics, port, probes
+from cubicweb_hasite.operations import draining
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +42,7 @@ def includeme(config: Configurator) -> None:
         if value < 0:
             raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     repo = config.registry["cubicweb.repository"]
-    health.check_options(repo.config)
+    answers.check_options(repo.config)
     config.add_route_predicate("hasite_monitor", _AsksMonitor)
     config.add_route("hasite_monitor", "/view", hasite_monitor=True)
     config.add_view(monitor, route_name="hasite_monitor", request_method="GET")
@@ -79,19 +72,21 @@ def includeme(config: Configurator) -> None:
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween(
-            "cubicweb_hasite.metrics.response_tween_factory", under=INGRESS, over=EXCVIEW
+            "cubicweb_hasite.monitoring.metrics.response_tween_factory",
+            under=INGRESS,
+            over=EXCVIEW,
         )
     below = "cubicweb_web.bwcompat.TweenHandler"
     for tween in (
-        "cubicweb_hasite.entity_requests.tween_factory",
-        "cubicweb_hasite.retries.tween_factory",
+        "cubicweb_hasite.images.requests.tween_factory",
+        "cubicweb_hasite.images.retries.tween_factory",
         "cubicweb_hasite.pyramid.lost_connection_tween_factory",
     ):
         config.add_tween(tween, under=EXCVIEW, over=below)
         below = tween
     config.include(pages)
     config.add_subscriber(protect_caches, NewResponse)
-    management.start(repo)
+    port.start(repo)
 
 
 class _AsksMonitor:
@@ -119,7 +114,7 @@ def monitor(request: Request) -> Response:
     # the pattern of the route begins with the path of the site
     path = f"/{request.path_info.rpartition('/')[2]}"
     repo = request.registry["cubicweb.repository"]
-    return management.response(health.answer(repo, path, query, request.headers, trusted=False))
+    return port.response(answers.answer(repo, path, query, request.headers, trusted=False))
 
 
 def tell_requests(event: ApplicationCreated) -> None:
@@ -167,7 +162,7 @@ def unavailable(error: Exception, request: Request) -> Response:
     )
     response = HTTPServiceUnavailable(
         # not left to `protect_caches`, which is not called after an error in a callback
-        headers={"Retry-After": "1", "Cache-Control": caching.NO_STORE}
+        headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
     )
     response.explanation = translations[language][0](upstream.UNAVAILABLE)
     return response
@@ -200,12 +195,12 @@ def _lost_connection(request: Request) -> bool:
 
 
 def protect_caches(event: NewResponse) -> None:
-    """Apply :func:`caching.protect` to what any view of the instance answers, but shared pages."""
+    """Apply :func:`policy.protect` to what any view of the instance answers, but shared pages."""
     request, response = event.request, event.response
     if not pages.share(request, response):
         path = request.environ.get("PATH_INFO", "")  # which need not be UTF-8
         static = path.startswith(_STATIC)
-        caching.protect(response, static=static, own=pages.is_anonymous(request))
+        policy.protect(response, static=static, own=pages.is_anonymous(request))
 
 
 def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from cubicweb_hasite import names, probes
+from cubicweb_hasite import names
+from cubicweb_hasite.monitoring import probes
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
-from cubicweb_hasite import caching
+from cubicweb_hasite.caches import policy
 from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
 Handler = Callable[[Request], Response]
@@ -42,9 +42,11 @@ def includeme(config: Configurator) -> None:
 
     :raises ConfigurationError: the option makes no sense.
     """
-    by_view = caching.page_ages(config.registry["cubicweb.config"])
+    by_view = policy.page_ages(config.registry["cubicweb.config"])
     # a balancer may use the name already, or still
-    config.add_tween("cubicweb_hasite.pages.name_tween_factory", under=INGRESS, over=EXCVIEW)
+    config.add_tween(
+        "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
+    )
     views = config.registry["cubicweb.registry"]["views"]
     for regid in by_view:
         if regid not in views:
@@ -53,7 +55,7 @@ def includeme(config: Configurator) -> None:
             # where CubicWeb has a view say who may keep it, before it is rendered
             view.http_cache_manager = partial(_Manager, view.http_cache_manager, by_view)
     config.add_tween(
-        "cubicweb_hasite.pages.tween_factory",
+        "cubicweb_hasite.caches.pages.tween_factory",
         under=EXCVIEW,
         over="cubicweb_web.bwcompat.TweenHandler",
     )
@@ -75,7 +77,7 @@ def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 def tween_factory(handler: Handler, registry: Registry) -> Handler:
     """Give anonymous visitors an empty session, which is kept if something is put into it."""
-    languages = caching.page_languages(registry["cubicweb.config"])
+    languages = policy.page_languages(registry["cubicweb.config"])
 
     def anonymous_page_tween(request: Request) -> Response:
         page = request.environ.get(_KEY)
@@ -113,7 +115,7 @@ def share(request: Request, response: Response) -> bool:
     for name in ("Set-Cookie", "ETag", "Last-Modified", "Expires", "Vary"):
         if name in response.headers:
             del response.headers[name]  # all of them
-    response.headers["Cache-Control"] = caching.page_cache_control(page.age)
+    response.headers["Cache-Control"] = policy.page_cache_control(page.age)
     return True
 
 
