@@ -173,7 +173,7 @@ import os
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from measure import cpu
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 with repo.internal_cnx() as opened:
     [[backend]] = opened.system_sql("SELECT pg_backend_pid()").fetchall()
     replacement.entity_type(opened, 5)

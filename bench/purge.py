@@ -37,7 +37,7 @@ _SCRIPT = """
 import json
 import time
 from cubicweb import Binary
-from cubicweb_hasite import purge
+from cubicweb_hasite.caches import purge
 
 data = {data!r}
 images = [

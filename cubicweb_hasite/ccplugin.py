@@ -10,7 +10,7 @@ from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.cwctl import CWCTL
 from cubicweb.toolsutils import Command
 
-from cubicweb_hasite import draining, journal, rolling
+from cubicweb_hasite.operations import accepting, draining, journal
 
 
 def _note(folder: Path, what: str, result: str) -> None:
@@ -131,7 +131,7 @@ class AcceptCommand(Command):
         config = CubicWebConfiguration.config_for(name)
         accepted = versions[0] if versions else None
         try:
-            rolling.accept(config, accepted)
+            accepting.accept(config, accepted)
         except (OSError, ValueError) as error:
             raise ExecutionError(f"hasite-accept: {error}") from error
         result = f"accepts {accepted}" if accepted else "accepts the versions installed alone"

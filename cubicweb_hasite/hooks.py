@@ -13,7 +13,10 @@ from cubicweb.server import hook
 from cubicweb.server.session import NO_UNDO_TYPES, Connection
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import caching, data, metrics, purge, replacement, upstream
+from cubicweb_hasite import upstream
+from cubicweb_hasite.caches import policy, purge
+from cubicweb_hasite.images import data, replacement
+from cubicweb_hasite.monitoring import metrics
 
 # CubicWeb runs the hooks of this category when a transaction is undone too.
 _CATEGORY = "undo"
@@ -286,7 +289,7 @@ class PurgePagesOp(hook.DataOperationMixIn, hook.Operation):
     def add(cls, cnx: Connection, eid: int) -> None:
         """Purge the pages where an entity is shown."""
         config = cnx.vreg.config
-        if purge.purgers(config) and caching.page_ages(config):
+        if purge.purgers(config) and policy.page_ages(config):
             pages = cls.get_instance(cnx)._container
             if eid not in pages:
                 pages[eid] = _page_urls(cnx, eid)

@@ -16,24 +16,17 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import (
-    caching,
-    downloads,
-    draining,
-    health,
-    management,
-    metrics,
-    pages,
-    probes,
-    upstream,
-)
+from cubicweb_hasite import names, upstream
+from cubicweb_hasite.caches import pages, policy
+from cubicweb_hasite.images import downloads
+from cubicweb_hasite.monitoring import answers, metrics, port, probes
+from cubicweb_hasite.operations import draining
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Response]
 
-# directories that CubicWeb serves to everybody alike (cubicweb_web.views.staticcontrollers)
-_STATIC = ("/data/", "/static/", "/fckeditor/")
+_STATIC = tuple(f"/{folder}/" for folder in names.STATIC_FOLDERS)
 
 
 def includeme(config: Configurator) -> None:
@@ -49,12 +42,12 @@ def includeme(config: Configurator) -> None:
         if value < 0:
             raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     repo = config.registry["cubicweb.repository"]
-    health.check_options(repo.config)
+    answers.check_options(repo.config)
     config.add_route_predicate("hasite_monitor", _AsksMonitor)
     config.add_route("hasite_monitor", "/view", hasite_monitor=True)
     config.add_view(monitor, route_name="hasite_monitor", request_method="GET")
-    for path in (health.LIVEZ, health.READYZ, health.METRICS):
-        if path == health.METRICS and "prometheus" in repo.config.cubes():
+    for path in names.MONITOR_PATHS:
+        if path == names.METRICS and "prometheus" in repo.config.cubes():
             continue  # cubicweb-prometheus serves the same registry there
         config.add_route(f"hasite_{path}", path)
         config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
@@ -79,19 +72,21 @@ def includeme(config: Configurator) -> None:
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween(
-            "cubicweb_hasite.metrics.response_tween_factory", under=INGRESS, over=EXCVIEW
+            "cubicweb_hasite.monitoring.metrics.response_tween_factory",
+            under=INGRESS,
+            over=EXCVIEW,
         )
     below = "cubicweb_web.bwcompat.TweenHandler"
     for tween in (
-        "cubicweb_hasite.entity_requests.tween_factory",
-        "cubicweb_hasite.retries.tween_factory",
+        "cubicweb_hasite.images.requests.tween_factory",
+        "cubicweb_hasite.images.retries.tween_factory",
         "cubicweb_hasite.pyramid.lost_connection_tween_factory",
     ):
         config.add_tween(tween, under=EXCVIEW, over=below)
         below = tween
     config.include(pages)
     config.add_subscriber(protect_caches, NewResponse)
-    management.start(repo)
+    port.start(repo)
 
 
 class _AsksMonitor:
@@ -119,7 +114,7 @@ def monitor(request: Request) -> Response:
     # the pattern of the route begins with the path of the site
     path = f"/{request.path_info.rpartition('/')[2]}"
     repo = request.registry["cubicweb.repository"]
-    return management.response(health.answer(repo, path, query, request.headers, trusted=False))
+    return port.response(answers.answer(repo, path, query, request.headers, trusted=False))
 
 
 def tell_requests(event: ApplicationCreated) -> None:
@@ -150,9 +145,9 @@ def spare_the_collector(_event: ApplicationCreated) -> None:
 
 
 def _is_monitor(environ: dict[str, Any]) -> bool:
-    page = environ.get("PATH_INFO", "").rpartition("/")[2]
+    page = f"/{environ.get('PATH_INFO', '').rpartition('/')[2]}"
     [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
-    return page in ("livez", "readyz", "metrics") or (page == "view" and view in probes.PROBES)
+    return page in names.MONITOR_PATHS or (page == "/view" and view in probes.PROBES)
 
 
 def unavailable(error: Exception, request: Request) -> Response:
@@ -167,7 +162,7 @@ def unavailable(error: Exception, request: Request) -> Response:
     )
     response = HTTPServiceUnavailable(
         # not left to `protect_caches`, which is not called after an error in a callback
-        headers={"Retry-After": "1", "Cache-Control": caching.NO_STORE}
+        headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
     )
     response.explanation = translations[language][0](upstream.UNAVAILABLE)
     return response
@@ -200,12 +195,12 @@ def _lost_connection(request: Request) -> bool:
 
 
 def protect_caches(event: NewResponse) -> None:
-    """Apply :func:`caching.protect` to what any view of the instance answers, but shared pages."""
+    """Apply :func:`policy.protect` to what any view of the instance answers, but shared pages."""
     request, response = event.request, event.response
     if not pages.share(request, response):
         path = request.environ.get("PATH_INFO", "")  # which need not be UTF-8
         static = path.startswith(_STATIC)
-        caching.protect(response, static=static, own=pages.is_anonymous(request))
+        policy.protect(response, static=static, own=pages.is_anonymous(request))
 
 
 def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:

@@ -33,8 +33,8 @@ from pyramid.interfaces import IRoutesMapper
 from pyramid.request import Request
 from pyramid.settings import aslist
 
-from cubicweb_hasite.replacement import entity_type
-from cubicweb_hasite.visibility import load_user
+from cubicweb_hasite.images.replacement import entity_type
+from cubicweb_hasite.images.visibility import load_user
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from cubicweb import Binary
 from cubicweb.devtools import BASE_URL
 from pictures import picture
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 RED = picture("red")
 BLUE = picture("blue")

@@ -20,7 +20,7 @@ from graph import graph
 from pictures import picture
 from servers.support import wait_until
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 # PostgreSQL ends the transaction of a process when it notices that the process is gone.
 _TRANSACTIONS = """

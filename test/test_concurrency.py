@@ -8,7 +8,7 @@ import backend
 from cubicweb import Binary, ValidationError
 from editing import BLUE, RED, EditingTC
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 
 class Concurrent:

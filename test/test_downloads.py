@@ -16,8 +16,8 @@ from cubicweb.server.sources.storages import (
 )
 from editing import BLUE, RED, EditingTC
 
-from cubicweb_hasite import data
-from cubicweb_hasite.downloads import content_disposition
+from cubicweb_hasite.images import data
+from cubicweb_hasite.images.downloads import content_disposition
 from cubicweb_hasite.pyramid import includeme
 
 DOWNLOADS = (

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from base import HasiteTC
 
-from cubicweb_hasite.draining import flag_path, is_draining, set_draining
+from cubicweb_hasite.operations.draining import flag_path, is_draining, set_draining
 
 
 class DrainingTC(HasiteTC):

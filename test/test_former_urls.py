@@ -13,8 +13,8 @@ from pyramid.request import Request
 from servers.instance import Instance, Process
 from servers.visitor import Visitor
 
-from cubicweb_hasite import replacement
-from cubicweb_hasite.urls import entity_url, path_pattern
+from cubicweb_hasite.images import replacement
+from cubicweb_hasite.images.urls import entity_url, path_pattern
 
 URLS = (
     "/{eid}",

@@ -11,7 +11,7 @@ SITE = Path(__file__).parent / "sites" / "one_host.toml"
 _APPEND = """
 import sys
 from pathlib import Path
-from cubicweb_hasite import journal
+from cubicweb_hasite.operations import journal
 for number in range(50):
     journal.append(Path.cwd(), f"{sys.argv[1]} {number}", "x" * 3000)
 """

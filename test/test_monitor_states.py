@@ -293,7 +293,7 @@ def test_password_refused(site: Site, process: Process) -> None:
 
 def test_messages_in_french() -> None:
     """PostgreSQL speaks the language of its `lc_messages`; those of Debian are often not there."""
-    from cubicweb_hasite.probe_connection import _cause
+    from cubicweb_hasite.monitoring.connection import _cause
 
     prefix = 'connection to server at "db1" (10.0.0.7), port 5432 failed: FATAL:  '
     for message, cause in {

@@ -25,7 +25,7 @@ from servers.varnish import Varnish
 from servers.visitor import Visitor
 from waitress import wasyncore
 
-from cubicweb_hasite import purge
+from cubicweb_hasite.caches import purge
 
 ALLOW_PURGE = """\
 acl PURGE method PURGE

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "500"))
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))

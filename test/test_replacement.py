@@ -10,7 +10,7 @@ from editing import BLUE, RED, EditingTC, validation
 from graph import graph
 from pictures import picture
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 CONTROLLERS = ("edit", "validateform")
 

@@ -18,7 +18,7 @@ from servers.support import wait_until
 from servers.visitor import Visitor
 from webob import Response
 
-from cubicweb_hasite import caching
+from cubicweb_hasite.caches import policy
 
 NAME = "_anonymous/en/"
 #: that make a page of each visitor's own
@@ -202,7 +202,7 @@ def test_page_of_ones_own_at_once(site: RenderedSite) -> None:
 def test_validators() -> None:
     """By an ETag that says nothing but groups Squid would take an answer for that to another."""
     response = Response(etag="index/guests", last_modified=0)
-    caching.protect(response, static=False, own=True)
+    policy.protect(response, static=False, own=True)
     assert not {"ETag", "Last-Modified"} & {*response.headers}
 
 

@@ -50,7 +50,7 @@ import time
 from collections import Counter
 from cubicweb import Binary
 from cubicweb.server.session import Connection
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 draw = random.Random(SEED)
 eids, comments, tags, outcomes = [], [], [], Counter()

@@ -4,7 +4,7 @@ from cubicweb import Binary
 from editing import BLUE, RED, EditingTC
 from pictures import picture
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 
 class UndoTC(EditingTC):

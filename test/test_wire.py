@@ -33,7 +33,7 @@ _POPULATE = """
 import json
 import re
 from cubicweb import Binary
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 def create(etype, data, name, media_type):
     return cnx.create_entity(

@@ -1,6 +1,6 @@
 """The download and thumbnail views: what caches may do with the data of an entity.
 
-URLs that name an eid are answered by :mod:`cubicweb_hasite.entity_requests` before CubicWeb
+URLs that name an eid are answered by :mod:`cubicweb_hasite.images.requests` before CubicWeb
 dispatches them. These views serve the others, such as `/view?rql=…&vid=download`: by the same
 rules, but to be revalidated at each use, since another entity may come under the same URL.
 """
@@ -11,8 +11,9 @@ from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
 
-from cubicweb_hasite import downloads, metrics
-from cubicweb_hasite.visibility import readable_entity
+from cubicweb_hasite.images import downloads
+from cubicweb_hasite.images.visibility import readable_entity
+from cubicweb_hasite.monitoring import metrics
 
 _CONDITIONAL = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _HEADERS = (*_CONDITIONAL, "If-Range", "Range")

@@ -7,8 +7,8 @@ from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
 from logilab.common.registry import yes
 
-from cubicweb_hasite import replacement
 from cubicweb_hasite.hooks import changed_meanwhile
+from cubicweb_hasite.images import replacement
 from cubicweb_hasite.upstream import UNAVAILABLE, settle_failed_edit, unavailability
 
 

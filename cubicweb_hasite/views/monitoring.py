@@ -7,7 +7,8 @@ need neither a connection nor a session.
 from cubicweb_web.view import View
 from logilab.common.registry import yes
 
-from cubicweb_hasite import caching, health, probes
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.monitoring import answers, probes
 
 
 class MonitorView(View):
@@ -19,12 +20,12 @@ class MonitorView(View):
     templatable = False
 
     def set_http_cache_headers(self) -> None:
-        self._cw.set_header("Cache-Control", caching.NO_STORE)
+        self._cw.set_header("Cache-Control", policy.NO_STORE)
 
     def call(self) -> None:
         req = self._cw
         headers = {"Authorization": req.get_header("Authorization", "")}
-        refusal = health.refuse(req.vreg.config, req.form, headers, details=False)
+        refusal = answers.refuse(req.vreg.config, req.form, headers, details=False)
         if refusal is not None and not req.user.is_in_group("managers"):
             req.status_out = refusal.status
             self.w(refusal.body.decode(), escape=False)

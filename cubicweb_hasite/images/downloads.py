@@ -19,8 +19,9 @@ from pyramid.response import FileIter, Response
 from webob import Request
 from webob.byterange import Range
 
-from cubicweb_hasite import caching, data
-from cubicweb_hasite.urls import Representation
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.images import data
+from cubicweb_hasite.images.urls import Representation
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def select(
         file_name=file_name or str(entity.eid),
         etag=f"{entity.eid}-{(modified - _EPOCH) // timedelta(microseconds=1):x}{variant}",
         last_modified=modified.replace(microsecond=0),
-        cache_control=caching.cache_control(shared=shared, max_age=max_age if immutable else None),
+        cache_control=policy.cache_control(shared=shared, max_age=max_age if immutable else None),
         read=read,
     )
 
@@ -167,7 +168,7 @@ def without_cookies(request) -> None:
 def refuse(status: int, why: str = "") -> Response:
     """Return an error in plain text that no cache keeps."""
     response = Response(status=status, content_type="text/plain", charset="utf-8")
-    response.headers["Cache-Control"] = caching.NO_STORE
+    response.headers["Cache-Control"] = policy.NO_STORE
     response.text = f"{response.status}{why and ': '}{why}\n"
     return response
 

@@ -14,10 +14,6 @@ NO_STORE = "no-store"
 #: how long a redirect from a former eid may be kept, in seconds: short, since an image may be
 #: replaced again, but longer than Squid's `minimum_expiry_time`, 60 seconds
 REDIRECT_MAX_AGE = 120
-#: Under this name, followed by a language and the path that was asked for, caches know pages of
-#: anonymous visitors. A name of their own, rather than a header in `Vary`: Squid 5.7 with
-#: `collapsed_forwarding` forgets all variants of a URL when it asks for another one.
-ANONYMOUS = "/_anonymous/"
 _ONE_YEAR = 365 * 24 * 3600
 
 

@@ -11,8 +11,10 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from cubicweb_hasite import caching, downloads, metrics, replacement, urls
-from cubicweb_hasite.visibility import load_user, readable_entity
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.images import downloads, replacement, urls
+from cubicweb_hasite.images.visibility import load_user, readable_entity
+from cubicweb_hasite.monitoring import metrics
 
 Handler = Callable[[Request], Response]
 
@@ -127,7 +129,7 @@ class _Visit:
                     # not from the Host of the request, which a visitor controls
                     response.location = self.root + self.url.with_eid(current)
                     response.text = f"{response.location}\n"  # Apache stores no empty body
-                    response.headers["Cache-Control"] = caching.redirect_cache_control(
+                    response.headers["Cache-Control"] = policy.redirect_cache_control(
                         shared=shared
                     )
                     if not shared:

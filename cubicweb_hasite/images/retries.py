@@ -16,7 +16,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from cubicweb_hasite import replacement
+from cubicweb_hasite.images import replacement
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,14 @@ from cubicweb import ConfigurationError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
 
-from cubicweb_hasite import caching, metrics, probes, rolling
 from cubicweb_hasite.__pkginfo__ import version
-from cubicweb_hasite.draining import is_draining
-from cubicweb_hasite.probes import Reading
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.monitoring import metrics, probes
+from cubicweb_hasite.monitoring.probes import Reading
+from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
+from cubicweb_hasite.operations import accepting
+from cubicweb_hasite.operations.draining import is_draining
 
-LIVEZ, READYZ, METRICS = "/livez", "/readyz", "/metrics"
 ACCESSES = ("open", "token", "closed")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
@@ -84,7 +86,7 @@ def answer(
     :param trusted: whether all may be told, as on the management port
     :return: None if there is nothing of ours at the path
     """
-    name = path if path in (LIVEZ, READYZ, METRICS) else query.get("vid")
+    name = path if path in MONITOR_PATHS else query.get("vid")
     if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
         return None
     media_type = _json_type(query, headers)
@@ -155,7 +157,11 @@ def readiness(repo: Repository) -> dict[str, Reading]:
 
 def _accepted(repo: Repository, reading: Reading) -> Reading:
     """Return a reading that is well too where the versions of the database are accepted."""
-    if not reading.ok and reading.figures and rolling.is_accepted(repo.config, **reading.figures):
+    if (
+        not reading.ok
+        and reading.figures
+        and accepting.is_accepted(repo.config, **reading.figures)
+    ):
         return Reading(True, "the versions of the database are accepted", reading.figures)
     return reading
 
@@ -228,5 +234,5 @@ def error(status: int, text: str) -> Answer:
 def _answer(status: int, content_type: str, body: str | bytes) -> Answer:
     if isinstance(body, str):
         body = body.encode()
-    headers = {"Content-Type": content_type, "Cache-Control": caching.NO_STORE}
+    headers = {"Content-Type": content_type, "Cache-Control": policy.NO_STORE}
     return Answer(status, headers, body)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from webob import Request
 
+from cubicweb_hasite.names import MONITOR_PREFIX
+
 Representation = Literal["download", "thumbnail"]
 
 # by what follows the eid in the path: cubicweb_file.views.urlrewrite, cubicweb.pyramid.rest_api
@@ -71,7 +73,7 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
         etype = match["etype"] and match["etype"].lower()
         fails_if_gone = False
         span = match.span("eid")
-    elif vid.startswith("monitor_"):
+    elif vid.startswith(MONITOR_PREFIX):
         return None
     elif (match := _EID_PARAMETER.search(request.query_string)) and (
         _DIGITS.fullmatch(match[1]) or vid in _BY_VID

@@ -12,9 +12,10 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from cubicweb_hasite import probes, purge
 from cubicweb_hasite.__pkginfo__ import version
-from cubicweb_hasite.draining import is_draining
+from cubicweb_hasite.caches import purge
+from cubicweb_hasite.monitoring import probes
+from cubicweb_hasite.operations.draining import is_draining
 
 try:
     from prometheus_client import (

@@ -2,7 +2,7 @@
 
 Its attributes in one query, at a tenth of the cost of RQL; its bytes in slices, since the driver
 would hold large ones three times. Permissions are not asked: see
-:mod:`cubicweb_hasite.visibility`.
+:mod:`cubicweb_hasite.images.visibility`.
 """
 
 from collections.abc import Iterable

@@ -6,7 +6,7 @@ from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
-from cubicweb_hasite import data, replacement
+from cubicweb_hasite.images import data, replacement
 
 
 def load_user(cnx: Connection, eid: int) -> None:

@@ -23,7 +23,8 @@ from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
-from cubicweb_hasite.caching import ANONYMOUS, page_languages
+from cubicweb_hasite.caches.policy import page_languages
+from cubicweb_hasite.names import ANONYMOUS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ MAX_QUEUED = 100_000
 #: for how long the end of the process waits for purges, in seconds, if the cache takes them
 EXIT_TIMEOUT = 30.0
 #: how many former eids of an entity are purged, the latest ones: what the others answered are
-#: redirects, which caches forget soon (see caching.REDIRECT_MAX_AGE)
+#: redirects, which caches forget soon (see policy.REDIRECT_MAX_AGE)
 MAX_FORMER_EIDS = 20
 
 # What a proxy in front of the cache answers when the cache is not there.

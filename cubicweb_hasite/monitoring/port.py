@@ -12,7 +12,7 @@ from cubicweb import ConfigurationError
 from cubicweb.server.repository import Repository
 from webob import Request, Response
 
-from cubicweb_hasite import health
+from cubicweb_hasite.monitoring import answers
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ class _Application:
 
     def _respond(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
-            return response(health.error(405, "only GET and HEAD are answered"))
+            return response(answers.error(405, "only GET and HEAD are answered"))
         try:
             path, query = request.path_info, request.GET
-            answer = health.answer(self._repo, path, query, request.headers, trusted=True)
+            answer = answers.answer(self._repo, path, query, request.headers, trusted=True)
         except UnicodeDecodeError:
-            answer = health.error(400, "the URL is not UTF-8")
-        return response(answer or health.error(404, "there is no such monitor"))
+            answer = answers.error(400, "the URL is not UTF-8")
+        return response(answer or answers.error(404, "there is no such monitor"))
 
 
-def response(answer: health.Answer) -> Response:
+def response(answer: answers.Answer) -> Response:
     """Return an answer as a response of WebOb."""
     return Response(answer.body, status=answer.status, headerlist=list(answer.headers.items()))

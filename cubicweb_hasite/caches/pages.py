@@ -2,9 +2,9 @@
 
 The balancer tells anonymous visitors from others: it asks the caches, and they the instance, for
 the page `/file/812` of a visitor who has neither logged in nor a session under the name
-`/_anonymous/en/file/812` (:data:`caching.ANONYMOUS`). Only an answer under such a name is shared,
-so that a stored page is never given to another visitor: where there is no such balancer nothing
-is shared.
+`/_anonymous/en/file/812` (:data:`cubicweb_hasite.names.ANONYMOUS`). Only an answer under such a
+name is shared, so that a stored page is never given to another visitor: where there is no such
+balancer nothing is shared.
 
 Such a page is rendered with nothing of the visitor: his headers are taken away, and his session
 is an empty one. What the rendering did decides whether it is shared: see :func:`_is_shareable`.
@@ -27,14 +27,13 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
-from cubicweb_hasite import caching
-from cubicweb_hasite.caching import ANONYMOUS
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
 Handler = Callable[[Request], Response]
 
 _KEY = "hasite.anonymous_page"
-# of the programs that measure audiences: they mean nothing to CubicWeb
-_FOREIGN_COOKIE = re.compile("_ga[_=]|_gid=|_gat[_=]|_gcl_|_pk_|_hj|_fbp=|_clck=|_clsk=|__utm")
+_AUDIENCE_COOKIE = re.compile(AUDIENCE_COOKIES)
 _POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNORECASE)
 
 
@@ -43,9 +42,11 @@ def includeme(config: Configurator) -> None:
 
     :raises ConfigurationError: the option makes no sense.
     """
-    by_view = caching.page_ages(config.registry["cubicweb.config"])
+    by_view = policy.page_ages(config.registry["cubicweb.config"])
     # a balancer may use the name already, or still
-    config.add_tween("cubicweb_hasite.pages.name_tween_factory", under=INGRESS, over=EXCVIEW)
+    config.add_tween(
+        "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
+    )
     views = config.registry["cubicweb.registry"]["views"]
     for regid in by_view:
         if regid not in views:
@@ -54,14 +55,14 @@ def includeme(config: Configurator) -> None:
             # where CubicWeb has a view say who may keep it, before it is rendered
             view.http_cache_manager = partial(_Manager, view.http_cache_manager, by_view)
     config.add_tween(
-        "cubicweb_hasite.pages.tween_factory",
+        "cubicweb_hasite.caches.pages.tween_factory",
         under=EXCVIEW,
         over="cubicweb_web.bwcompat.TweenHandler",
     )
 
 
 def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Lead :data:`caching.ANONYMOUS` and what follows to the page that was asked for."""
+    """Lead :data:`names.ANONYMOUS` and what follows to the page that was asked for."""
 
     def name_tween(request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
@@ -76,7 +77,7 @@ def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 def tween_factory(handler: Handler, registry: Registry) -> Handler:
     """Give anonymous visitors an empty session, which is kept if something is put into it."""
-    languages = caching.page_languages(registry["cubicweb.config"])
+    languages = policy.page_languages(registry["cubicweb.config"])
 
     def anonymous_page_tween(request: Request) -> Response:
         page = request.environ.get(_KEY)
@@ -114,7 +115,7 @@ def share(request: Request, response: Response) -> bool:
     for name in ("Set-Cookie", "ETag", "Last-Modified", "Expires", "Vary"):
         if name in response.headers:
             del response.headers[name]  # all of them
-    response.headers["Cache-Control"] = caching.page_cache_control(page.age)
+    response.headers["Cache-Control"] = policy.page_cache_control(page.age)
     return True
 
 
@@ -172,7 +173,7 @@ def _is_nobody(request: Request) -> bool:
         and request.registry.get("cubicweb.anonymous_eid") is not None
         and "Authorization" not in request.headers
         and all(
-            name == _csrf_cookie(request) or _FOREIGN_COOKIE.match(f"{name}=")
+            name == _csrf_cookie(request) or _AUDIENCE_COOKIE.match(f"{name}=")
             for name in request.cookies
         )
         and not request.authenticated_userid

@@ -1,0 +1,1 @@
+"""Who may keep what, and who is told of changes."""

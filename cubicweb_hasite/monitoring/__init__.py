@@ -1,0 +1,1 @@
+"""What monitoring systems and load balancers ask, and what they are answered."""
