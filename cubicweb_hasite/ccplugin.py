@@ -273,7 +273,7 @@ def _require_rehearsal() -> None:
 def _told(folder: Path, what: str) -> Iterator[None]:
     """Tell who runs a command, and the journal, why it did not go on; then exit with 1."""
     from cubicweb_hasite.deploy import load
-    from cubicweb_hasite.rehearsal import Refused, RehearsalError
+    from cubicweb_hasite.upgrades import Refused, RehearsalError
 
     try:
         yield
@@ -323,8 +323,8 @@ class RehearseCommand(Command):
         """Rehearse, and say where the report is."""
         _require_rehearsal()
         from cubicweb_hasite.deploy import load
-        from cubicweb_hasite.rehearsal import run
-        from cubicweb_hasite.rehearsal.console import Console
+        from cubicweb_hasite.upgrades import run
+        from cubicweb_hasite.upgrades.console import Console
 
         path = Path(args[0])
         parent = path.absolute().parent
@@ -374,8 +374,8 @@ class UpgradeCommand(Command):
         """Upgrade, and tell the journal of each stage."""
         _require_rehearsal()
         from cubicweb_hasite.deploy import load
-        from cubicweb_hasite.rehearsal import run, upgrade
-        from cubicweb_hasite.rehearsal.console import Console
+        from cubicweb_hasite.upgrades import execute, run
+        from cubicweb_hasite.upgrades.console import Console
 
         path = Path(args[0])
         if not self.config.runbook:
@@ -389,9 +389,9 @@ class UpgradeCommand(Command):
         with _told(parent, what):
             site_file = load.load(path)
             with run.alone(parent):
-                rehearsal = upgrade.check(site_file, Path(self.config.runbook))
+                rehearsal = execute.check(site_file, Path(self.config.runbook))
                 _note(parent, what, "begins")
-                upgrade.upgrade(
+                execute.upgrade(
                     site_file,
                     rehearsal,
                     Console(),

@@ -16,7 +16,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from cubicweb_hasite.deploy.site import Site
-from cubicweb_hasite.rehearsal import Refused, RehearsalError
+from cubicweb_hasite.upgrades import Refused, RehearsalError
 
 #: a standby that is further behind, in bytes of WAL, is not copied
 _FURTHEST_BEHIND = 16 * 1024**2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from cubicweb_hasite.rehearsal.server import Server, query
+from cubicweb_hasite.upgrades.server import Server, query
 
 _QUERIES = {
     "table": "SELECT c.relname, '' FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm') AND {}",

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.rehearsal import RehearsalError, copies, report, state
-from cubicweb_hasite.rehearsal.console import Console
-from cubicweb_hasite.rehearsal.server import production, target
-from cubicweb_hasite.rehearsal.state import State
-from cubicweb_hasite.rehearsal.steps import Rehearsal
+from cubicweb_hasite.upgrades import RehearsalError, copies, report, state
+from cubicweb_hasite.upgrades.console import Console
+from cubicweb_hasite.upgrades.rehearsal import Rehearsal
+from cubicweb_hasite.upgrades.server import production, target
+from cubicweb_hasite.upgrades.state import State
 
 
 def rehearse(site_file: SiteFile, console: Console, *, fresh: bool, keep: bool) -> State:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cubicweb_hasite.rehearsal import RehearsalError
-from cubicweb_hasite.rehearsal.programs import Programs, clean_environ
+from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades.programs import Programs, clean_environ
 
 #: in the folder of a rehearsal: the packages, and their names, versions and digests
 WHEELS, LOCK = "wheels", "requirements.txt"

@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.rehearsal import Refused, RehearsalError, packages, state
-from cubicweb_hasite.rehearsal.console import Console, duration
-from cubicweb_hasite.rehearsal.plan import Command, Plan, Stage
-from cubicweb_hasite.rehearsal.state import State
+from cubicweb_hasite.upgrades import Refused, RehearsalError, packages, state
+from cubicweb_hasite.upgrades.console import Console, duration
+from cubicweb_hasite.upgrades.production import Command, Plan, Stage
+from cubicweb_hasite.upgrades.state import State
 
 LOG, DONE = "upgrade.log", "upgrade.json"
 

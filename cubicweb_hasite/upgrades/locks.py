@@ -5,8 +5,8 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 
-from cubicweb_hasite.rehearsal import RehearsalError
-from cubicweb_hasite.rehearsal.server import Server, query
+from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades.server import Server, query
 
 #: seconds between two looks at the locks: shorter ones may be missed
 INTERVAL = 0.05

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from cubicweb_hasite.deploy import tables
 from cubicweb_hasite.deploy.site import Check, Instance, Site
-from cubicweb_hasite.rehearsal import packages
-from cubicweb_hasite.rehearsal.state import State
-from cubicweb_hasite.rehearsal.steps import UPGRADE, UPGRADED
+from cubicweb_hasite.upgrades import packages
+from cubicweb_hasite.upgrades.rehearsal import UPGRADE, UPGRADED
+from cubicweb_hasite.upgrades.state import State
 
 _SOCKET = "/run/haproxy/admin.sock"
 #: seconds for which the state that a command asks for is waited for

@@ -19,9 +19,9 @@ from pathlib import Path
 from cubicweb_hasite.deploy import render
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.site import Check
-from cubicweb_hasite.rehearsal import RehearsalError
-from cubicweb_hasite.rehearsal.programs import Programs, stop
-from cubicweb_hasite.rehearsal.server import Server
+from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades.programs import Programs, stop
+from cubicweb_hasite.upgrades.server import Server
 
 _START_SECONDS = 90
 #: seconds between two visits while a migration runs

@@ -13,13 +13,13 @@ from typing import Any
 
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.site import PreProduction
-from cubicweb_hasite.rehearsal import RehearsalError, catalog, copies, locks, packages
-from cubicweb_hasite.rehearsal.console import Console, duration
-from cubicweb_hasite.rehearsal.console import Step as Bar
-from cubicweb_hasite.rehearsal.instance import Instance, Visits
-from cubicweb_hasite.rehearsal.programs import Programs
-from cubicweb_hasite.rehearsal.server import Server, production, query, target
-from cubicweb_hasite.rehearsal.state import State, Step
+from cubicweb_hasite.upgrades import RehearsalError, catalog, copies, locks, packages
+from cubicweb_hasite.upgrades.console import Console, duration
+from cubicweb_hasite.upgrades.console import Step as Bar
+from cubicweb_hasite.upgrades.instance import Instance, Visits
+from cubicweb_hasite.upgrades.programs import Programs
+from cubicweb_hasite.upgrades.server import Server, production, query, target
+from cubicweb_hasite.upgrades.state import State, Step
 
 LOG = "rehearsal.log"
 #: how often a step is tried whose connection to PostgreSQL is lost

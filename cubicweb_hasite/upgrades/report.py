@@ -9,9 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.rehearsal.console import duration, size
-from cubicweb_hasite.rehearsal.plan import Plan
-from cubicweb_hasite.rehearsal.state import State
+from cubicweb_hasite.upgrades.console import duration, size
+from cubicweb_hasite.upgrades.production import Plan
+from cubicweb_hasite.upgrades.state import State
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SIZES = {"copy": "dump", "restore": "restored", "packages": "wheels", "upgrade": "upgraded_size"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from psycopg2 import sql
 
-from cubicweb_hasite.rehearsal import Refused
-from cubicweb_hasite.rehearsal.programs import Programs
-from cubicweb_hasite.rehearsal.server import Connection, Server, query
+from cubicweb_hasite.upgrades import Refused
+from cubicweb_hasite.upgrades.programs import Programs
+from cubicweb_hasite.upgrades.server import Connection, Server, query
 
 _MARK = "Made by hasite-rehearse in "
 _FINISHED = re.compile(r"finished item \d+ TABLE DATA (\S+)")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from cubicweb_hasite.rehearsal import RehearsalError
+from cubicweb_hasite.upgrades import RehearsalError
 
 #: lines of what a program wrote last that are shown with an error
 _CONTEXT = 15
