@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-# isort: split
 import psycopg2
 
 from measure import Row, in_turn
