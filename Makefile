@@ -52,10 +52,10 @@ lab:
 	@tools/setup lab
 	@.venv/bin/python lab/lab.py up
 
-# End it, in whatever state it is
+# End it, in whatever state it is: nothing in .venv is needed
 lab-down:
 	@$(ROOT_ALONE)
-	@python3 lab/lab.py down
+	@PYTHONPATH=test python3 lab/lab.py down
 
 # All its scenarios, which write lab/RESULTS.md: `make lab-test ARGS='-k haproxy'`
 lab-test:

@@ -170,10 +170,9 @@ def _lookup(instance: Instance) -> float:
     """
     script = f"""
 import os
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from measure import cpu
+import runpy
 from cubicweb_hasite.images import replacement
+cpu = runpy.run_path({str(Path(__file__).with_name("measure.py"))!r})["cpu"]
 with repo.internal_cnx() as opened:
     [[backend]] = opened.system_sql("SELECT pg_backend_pid()").fetchall()
     replacement.entity_type(opened, 5)

@@ -4,9 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-import environment  # noqa: F401 (before what it makes importable)
-
-# isort: split
 import psycopg2
 
 from measure import Row, in_turn

@@ -11,7 +11,6 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
 
-import environment  # noqa: F401 (before what it makes importable)
 from measure import cpu
 from pictures import picture
 from servers.instance import Instance, Process

@@ -61,4 +61,4 @@ umount -l /.machine
 cd /
 # the folders of /run that packages expect
 systemd-tmpfiles --create --remove --boot --prefix=/run --prefix=/var 2>/dev/null || true
-exec /usr/bin/python3 -I "$checkout/lab/init.py" "$folder" "$host"
+exec /usr/bin/python3 -E -s "$checkout/lab/init.py" "$folder" "$host"

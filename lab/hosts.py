@@ -13,15 +13,13 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path.insert(1, str(CHECKOUT / "test"))  # for the servers of the tests
+from servers.support import wait_until
 
-from servers.support import wait_until  # noqa: E402
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 #: the first process of the lab, which has the network between the hosts
 SWITCH = "switch"

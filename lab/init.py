@@ -20,8 +20,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from units import WANTED, Unit
 
 CONTROL = "/run/lab.socket"

@@ -13,4 +13,4 @@ mount -t proc proc /proc
 ip link set lo up
 ip link add lab type bridge forward_delay 0 mcast_snooping 0
 ip link set lab up
-exec /usr/bin/python3 -I "$(dirname "$0")/init.py" "$folder" switch
+exec /usr/bin/python3 -E -s "$(dirname "$0")/init.py" "$folder" switch

@@ -12,9 +12,7 @@ import pytest
 from hosts import CHECKOUT, SWITCH, Lab, LabError
 from servers.support import wait_until
 
-UP = (
-    "import sys; sys.path.insert(0, 'lab'); import lab, pathlib; lab.FOLDER = pathlib.Path({!r}); "
-)
+UP = "import lab, pathlib; lab.FOLDER = pathlib.Path({!r}); lab.up()"
 
 
 @pytest.fixture
@@ -50,8 +48,8 @@ def mentions(folder: Path) -> list[str]:
 def test_nothing_is_left_of_a_lab_killed_half_way(lab: Lab, after: float) -> None:
     before = state()
     process = subprocess.Popen(
-        [sys.executable, "-c", UP.format(str(lab.folder)) + "lab.up()"],
-        cwd=CHECKOUT,
+        [sys.executable, "-c", UP.format(str(lab.folder))],
+        cwd=CHECKOUT / "lab",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

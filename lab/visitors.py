@@ -15,16 +15,12 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import requests
-from requests.adapters import HTTPAdapter
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "test"))
-
 from pictures import picture
+from requests.adapters import HTTPAdapter
 from servers.visitor import Visitor
 
 from cubicweb_hasite.deploy.render import CACHEABLE_PATH
