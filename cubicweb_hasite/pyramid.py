@@ -1,28 +1,24 @@
-"""The cube's faces in Pyramid: monitors, errors, limits, protection of shared caches."""
+"""The cube's face in Pyramid: it hands out the routes, tweens and exception views of the rooms."""
 
 import gc
-import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 from cubicweb import ConfigurationError
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewResponse
-from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import names, upstream
+from cubicweb_hasite import names, responses, upstream
 from cubicweb_hasite.caches import pages, policy
-from cubicweb_hasite.images import downloads
-from cubicweb_hasite.monitoring import answers, metrics, port, probes
+from cubicweb_hasite.database import pool
+from cubicweb_hasite.database.answers import unavailability, unavailable
+from cubicweb_hasite.monitoring import answers, metrics, port, routes
 from cubicweb_hasite.operations import draining
-
-log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Response]
 
@@ -43,20 +39,14 @@ def includeme(config: Configurator) -> None:
             raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     repo = config.registry["cubicweb.repository"]
     answers.check_options(repo.config)
-    config.add_route_predicate("hasite_monitor", _AsksMonitor)
-    config.add_route("hasite_monitor", "/view", hasite_monitor=True)
-    config.add_view(monitor, route_name="hasite_monitor", request_method="GET")
-    for path in names.MONITOR_PATHS:
-        if path == names.METRICS and "prometheus" in repo.config.cubes():
-            continue  # cubicweb-prometheus serves the same registry there
-        config.add_route(f"hasite_{path}", path)
-        config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
+    config.include(routes)
     if options.mode != "test":  # CubicWeb's test cases hold connections of the stock pool
         draining.start(options)
-        config.add_subscriber(tell_requests, ApplicationCreated)
-        config.add_subscriber(spare_the_collector, ApplicationCreated)
-        upstream.heal_connections(repo, options["hasite-pool-timeout"])
-    for error in upstream.unavailability(repo.system_source):
+        config.add_subscriber(track_in_flight, ApplicationCreated)
+        config.add_subscriber(freeze_gc, ApplicationCreated)
+        pool.heal_connections(repo, options["hasite-pool-timeout"])
+        upstream.look_types_up(repo)
+    for error in unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
     if options["hasite-remember-source-lines"]:
         upstream.remember_source_lines()
@@ -80,7 +70,7 @@ def includeme(config: Configurator) -> None:
     for tween in (
         "cubicweb_hasite.images.requests.tween_factory",
         "cubicweb_hasite.images.retries.tween_factory",
-        "cubicweb_hasite.pyramid.lost_connection_tween_factory",
+        "cubicweb_hasite.database.answers.lost_connection_tween_factory",
     ):
         config.add_tween(tween, under=EXCVIEW, over=below)
         below = tween
@@ -89,127 +79,49 @@ def includeme(config: Configurator) -> None:
     port.start(repo)
 
 
-class _AsksMonitor:
-    """Predicate of a route: the query names a monitor. One route is cheaper than one for each."""
+def track_in_flight(event: ApplicationCreated) -> None:
+    """Let `hasite-drain --wait` know whether requests other than for monitors are in flight.
 
-    def __init__(self, _value: bool, _config: Configurator):
-        pass
-
-    def text(self) -> str:
-        """Return how Pyramid names it."""
-        return "hasite_monitor"
-
-    phash = text
-
-    def __call__(self, _info: object, request: Request) -> bool:
-        return request.GET.get("vid") in probes.PROBES
-
-
-def monitor(request: Request) -> Response:
-    """Answer a monitor, to who may ask on the public port."""
-    try:
-        query = request.GET
-    except UnicodeDecodeError:
-        return downloads.refuse(400)
-    # the pattern of the route begins with the path of the site
-    path = f"/{request.path_info.rpartition('/')[2]}"
-    repo = request.registry["cubicweb.repository"]
-    return port.response(answers.answer(repo, path, query, request.headers, trusted=False))
-
-
-def tell_requests(event: ApplicationCreated) -> None:
-    """Let `hasite-drain --wait` know when requests are in flight, other than monitors'.
-
-    Around the execution policy, that is with the callbacks in which CubicWeb commits.
+    It wraps the execution policy, so the callbacks in which CubicWeb commits are included.
     """
-    policy = event.app.execution_policy
+    stock_policy = event.app.execution_policy
     in_flight = draining.InFlight(event.app.registry["cubicweb.config"])
 
-    def telling_policy(environ: dict[str, Any], router: Router) -> Response:
-        if _is_monitor(environ):
-            return policy(environ, router)
+    def tracking_policy(environ: dict[str, Any], router: Router) -> Response:
+        if routes.is_monitor(environ):
+            return stock_policy(environ, router)
         with in_flight:
-            return policy(environ, router)
+            return stock_policy(environ, router)
 
-    event.app.execution_policy = telling_policy
+    event.app.execution_policy = tracking_policy
 
 
-def spare_the_collector(_event: ApplicationCreated) -> None:
-    """Let the garbage collector not go again and again through what was loaded at the start.
+def freeze_gc(_event: ApplicationCreated) -> None:
+    """Exclude what was loaded at the start from garbage collection.
 
-    That is 100,000 objects and more, which stay as long as the process, and a few percent of the
-    CPU time of a page.
+    These are more than 100,000 objects, which stay as long as the process. To go through them
+    again and again takes a few percent of the CPU time of a page.
     """
     gc.collect()
     gc.freeze()
 
 
-def _is_monitor(environ: dict[str, Any]) -> bool:
-    page = f"/{environ.get('PATH_INFO', '').rpartition('/')[2]}"
-    [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
-    return page in names.MONITOR_PATHS or (page == "/view" and view in probes.PROBES)
-
-
-def unavailable(error: Exception, request: Request) -> Response:
-    """Answer 503 to a visitor for whom the database cannot be asked."""
-    # not what `doexec` (cubicweb.server.sources.native) adds, the query and its arguments
-    cause = str(error).rpartition("got the error ")[2].strip()
-    log.warning("503 to %s %s: %s: %s", request.method, request.path, type(error).__name__, cause)
-    vreg = request.registry["cubicweb.registry"]
-    translations = vreg.config.translations
-    language = request.accept_language.lookup(
-        tuple(translations), default=vreg.property_value("ui.language")
-    )
-    response = HTTPServiceUnavailable(
-        # not left to `protect_caches`, which is not called after an error in a callback
-        headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
-    )
-    response.explanation = translations[language][0](upstream.UNAVAILABLE)
-    return response
-
-
-def lost_connection_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Let the loss of the connection be what it is, whatever CubicWeb makes of it.
-
-    For one, cubicweb_web.views.magicsearch takes it for an error in the query of the visitor.
-    Forms are left alone: they show the error, and keep what the visitor has filled in.
-    """
-
-    def lost_connection_tween(request: Request) -> Response:
-        try:
-            response = handler(request)
-        except Exception as error:
-            if _lost_connection(request):
-                raise upstream.NoConnection("lost during the request") from error
-            raise
-        if request.method in ("GET", "HEAD") and _lost_connection(request):
-            raise upstream.NoConnection("lost during the request")
-        return response
-
-    return lost_connection_tween
-
-
-def _lost_connection(request: Request) -> bool:
-    cnx = vars(request).get("cw_cnx")  # if it was asked for
-    return cnx is not None and getattr(cnx.cnxset, "failed", False)
-
-
 def protect_caches(event: NewResponse) -> None:
-    """Apply :func:`policy.protect` to what any view of the instance answers, but shared pages."""
+    """Apply :func:`policy.protect` to the responses of all views, except shared pages."""
     request, response = event.request, event.response
     if not pages.share(request, response):
-        path = request.environ.get("PATH_INFO", "")  # which need not be UTF-8
+        path = request.environ.get("PATH_INFO", "")  # not always UTF-8
         static = path.startswith(_STATIC)
         policy.protect(response, static=static, own=pages.is_anonymous(request))
 
 
 def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Refuse uploads over `max-post-length`, an option of which cubicweb-web makes no use."""
+    """Refuse uploads over `max-post-length`, an option that cubicweb-web does not use."""
     limit = registry["cubicweb.config"]["max-post-length"]
 
     def upload_limit_tween(request: Request) -> Response:
         if request.content_length is not None and request.content_length > limit:
-            return downloads.refuse(413, f"at most {limit} bytes (option max-post-length)")
+            return responses.refuse(413, f"at most {limit} bytes (option max-post-length)")
         return handler(request)
 
     return upload_limit_tween

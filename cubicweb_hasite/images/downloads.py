@@ -22,6 +22,7 @@ from webob.byterange import Range
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data
 from cubicweb_hasite.images.urls import Representation
+from cubicweb_hasite.responses import refuse
 
 log = logging.getLogger(__name__)
 
@@ -150,27 +151,6 @@ def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
     file.write(body)
     file.seek(0)
     return request.environ.get("wsgi.file_wrapper", FileIter)(file, _BLOCK)
-
-
-def without_cookies(request) -> None:
-    """Let no cookie leave with the response to a Pyramid request.
-
-    To be called once the session has been looked at: callbacks run in the order of their coming.
-    """
-
-    def drop(request, response) -> None:
-        if "Set-Cookie" in response.headers:
-            del response.headers["Set-Cookie"]  # all of them
-
-    request.add_response_callback(drop)
-
-
-def refuse(status: int, why: str = "") -> Response:
-    """Return an error in plain text that no cache keeps."""
-    response = Response(status=status, content_type="text/plain", charset="utf-8")
-    response.headers["Cache-Control"] = policy.NO_STORE
-    response.text = f"{response.status}{why and ': '}{why}\n"
-    return response
 
 
 def content_disposition(file_name: str, *, inline: bool) -> str:

@@ -11,6 +11,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
+from cubicweb_hasite import responses
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import downloads, replacement, urls
 from cubicweb_hasite.images.visibility import load_user, readable_entity
@@ -39,7 +40,7 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
         try:
             url = urls.entity_url(request, pattern)
         except UnicodeDecodeError:  # nobody behind us could read the URL either
-            return downloads.refuse(400)
+            return responses.refuse(400)
         if request.method not in ("GET", "HEAD") or url is None or url.etype not in etypes:
             return handler(request)
         visit = _Visit(request, url, root)
@@ -51,7 +52,7 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
         except Exception:  # of many types, where a row is missing
             if not visit.is_gone():
                 raise
-            return visit.redirect() or downloads.refuse(404)
+            return visit.redirect() or responses.refuse(404)
 
     return entity_url_tween
 
@@ -71,11 +72,11 @@ class _Visit:
 
     def page(self) -> Response | None:
         if self.url.eid > replacement.MAX_EID:
-            return downloads.refuse(404)  # CubicWeb would ask the database for it
+            return responses.refuse(404)  # CubicWeb would ask the database for it
         # by the connection that the page takes too, if the visitor may see any
         if not self.is_gone(self.request.cw_cnx):
             return None
-        return self.redirect() or (downloads.refuse(404) if self.url.fails_if_gone else None)
+        return self.redirect() or (responses.refuse(404) if self.url.fails_if_gone else None)
 
     def download(self) -> Response | None:
         with closing(self._connections()) as connections:
@@ -86,13 +87,13 @@ class _Visit:
         if self.anonymous_eid is None and not self.request.authenticated_userid:
             return None  # CubicWeb asks to log in
         if self.is_gone():
-            return self.redirect() or downloads.refuse(404)
-        return downloads.refuse(403)
+            return self.redirect() or responses.refuse(404)
+        return responses.refuse(403)
 
     def _send(self, entity: Entity, shared: bool) -> Response | None:
         eschemas = (entity.e_schema, *entity.e_schema.ancestors())
         if self.url.etype not in {None, "any", *(e.type.lower() for e in eschemas)}:
-            return downloads.refuse(404)
+            return responses.refuse(404)
         selected = downloads.select(
             entity,
             self.url.representation,
@@ -101,9 +102,9 @@ class _Visit:
         )
         if selected is None:
             # CubicWeb would answer the home page instead of a thumbnail
-            return downloads.refuse(404) if self.url.representation == "thumbnail" else None
+            return responses.refuse(404) if self.url.representation == "thumbnail" else None
         if not shared:
-            downloads.without_cookies(self.request)
+            responses.without_cookies(self.request)
         response = downloads.respond(self.request, selected)
         metrics.count_download(response.status_code, shared=shared)
         return response
@@ -133,7 +134,7 @@ class _Visit:
                         shared=shared
                     )
                     if not shared:
-                        downloads.without_cookies(self.request)
+                        responses.without_cookies(self.request)
                     metrics.count_redirect()
                     return response
         return None

@@ -11,6 +11,7 @@ from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
 
+from cubicweb_hasite import responses
 from cubicweb_hasite.images import downloads
 from cubicweb_hasite.images.visibility import readable_entity
 from cubicweb_hasite.monitoring import metrics
@@ -41,7 +42,7 @@ class DownloadView(idownloadable.DownloadView):
         for name, value in self.response.headers.items():
             req.set_header(name, value)
         if pyramid_request := getattr(req, "_request", None):
-            downloads.without_cookies(pyramid_request)
+            responses.without_cookies(pyramid_request)
 
     def set_request_content_type(self) -> None:
         """Nothing to do: the content type is that of the response."""

@@ -7,9 +7,10 @@ from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
 from logilab.common.registry import yes
 
-from cubicweb_hasite.hooks import changed_meanwhile
+from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
-from cubicweb_hasite.upstream import UNAVAILABLE, settle_failed_edit, unavailability
+from cubicweb_hasite.images.conflicts import changed_meanwhile
+from cubicweb_hasite.upstream import settle_failed_edit
 
 
 class EditController(editcontroller.EditController):

@@ -1,0 +1,200 @@
+"""When what caches may hold changes: have them forget it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from cubicweb.entity import Entity
+from cubicweb.predicates import is_instance
+from cubicweb.schema import INTERNAL_TYPES, META_RTYPES, CubicWebEntitySchema
+from cubicweb.server import hook
+from cubicweb.server.session import Connection
+from rql.nodes import Relation, VariableRef
+
+from cubicweb_hasite.caches import policy, purge
+from cubicweb_hasite.hooks import CATEGORY
+from cubicweb_hasite.images import data
+
+
+class CheckPurgersHook(hook.Hook):
+    """Refuse to start with caches to purge that make no sense, not to fail an edit later."""
+
+    __regid__ = "hasite.check_purgers"
+    events = ("server_startup", "server_maintenance")
+    category = CATEGORY
+
+    def __call__(self) -> None:
+        purge.purgers(self.repo.config)
+
+
+class PurgeHook(hook.Hook):
+    """Purge an entity that is changed or deleted, under the names it had and those it gets."""
+
+    __regid__ = "hasite.purge"
+    events = ("before_update_entity", "before_delete_entity")
+    category = CATEGORY
+    order = 1000  # after the hooks that change what is being edited
+
+    def __call__(self) -> None:
+        if purge.purgers(self._cw.vreg.config):
+            edited = self.entity.cw_edited if self.event == "before_update_entity" else {}
+            PurgeOp.add(self._cw, self.entity.eid, edited)
+
+
+class PurgeOnRelationHook(hook.Hook):
+    """Purge an entity when a relation that its permission to be read names is added or removed.
+
+    So is it when it changes its state, if the state is what the permission asks for. What is
+    farther from the entity, such as the state of what it is related to, is not seen.
+    """
+
+    __regid__ = "hasite.purge_on_relation"
+    events = ("before_add_relation", "before_delete_relation")
+    category = CATEGORY
+
+    def __call__(self) -> None:
+        if not purge.purgers(self._cw.vreg.config):
+            return
+        for eid, role in ((self.eidfrom, 0), (self.eidto, 1)):
+            if self._cw.added_in_transaction(eid):
+                continue  # caches have nothing of it yet
+            eschema = self._cw.vreg.schema.entity_schema_for(self._cw.entity_type(eid))
+            if (self.rtype, role) in _read_relations(eschema):
+                PurgeOp.add(self._cw, eid)
+
+
+def _read_relations(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, int]]:
+    """Yield the relations of an entity that its permission to be read names.
+
+    With each, whether the entity is the subject, 0, or the object, 1.
+    """
+    for expression in eschema.get_rqlexprs("read"):
+        for relation in expression.snippet_rqlst.get_nodes(Relation):
+            for role, variable in enumerate(relation.get_variable_parts()):
+                if any(node.name == "X" for node in variable.iget_nodes(VariableRef)):
+                    yield relation.r_type, role
+
+
+class PurgePagesHook(hook.Hook):
+    """Purge the pages where an entity is shown when it is added, changed or deleted."""
+
+    __regid__ = "hasite.purge_pages"
+    __select__ = hook.Hook.__select__ & ~is_instance("FormerEid", *INTERNAL_TYPES)
+    events = ("after_add_entity", "before_update_entity", "before_delete_entity")
+    category = CATEGORY
+
+    def __call__(self) -> None:
+        edited = self.entity.cw_edited if self.event == "before_update_entity" else ()
+        # those of a user are not renewed each time he logs in
+        if set(edited) != {"last_login_time", "modification_date"}:
+            PurgePagesOp.add(self._cw, self.entity.eid)
+
+
+class PurgePagesOnRelationHook(hook.Hook):
+    """Purge the pages of both entities when a relation between them is added or deleted."""
+
+    __regid__ = "hasite.purge_pages_on_relation"
+    __select__ = hook.Hook.__select__ & ~hook.match_rtype(*META_RTYPES)
+    events = ("after_add_relation", "before_delete_relation")
+    category = CATEGORY
+
+    def __call__(self) -> None:
+        for eid in (self.eidfrom, self.eidto):
+            PurgePagesOp.add(self._cw, eid)
+
+
+class _CachesOp(hook.DataOperationMixIn, hook.Operation):
+    """Purge once the transaction is committed: a visit would undo a purge before the commit.
+
+    Its data are the eids of the entities concerned.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._urls: dict[int, set[str]] = {}
+        self._paths: set[str] = set()
+
+    def add_urls(self, eid: int, urls: Iterable[str]) -> None:
+        """Note URLs of an entity, below that of the site."""
+        self.add_data(eid)
+        self._urls.setdefault(eid, set()).update(urls)
+
+    def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
+        """Return the paths to purge, at the end of the transaction.
+
+        :param urls: those noted, by eid
+        """
+        raise NotImplementedError
+
+    def precommit_event(self) -> None:
+        # Now: the former eids are deleted, or become those of another eid, before the commit.
+        self._paths = self.paths({eid: self._urls[eid] for eid in self.get_data()})
+
+    def postcommit_event(self) -> None:
+        for purger in purge.purgers(self.cnx.vreg.config):
+            purger.add(self._paths)
+
+
+class PurgeOp(_CachesOp):
+    """Purge the data of entities, under the URLs that it had and those that it gets."""
+
+    @classmethod
+    def add(cls, cnx: Connection, eid: int, edited: Mapping[str, object] | None = None) -> None:
+        """Purge what caches may hold of an entity.
+
+        :param edited: attributes that it is about to get
+        """
+        if cnx.added_in_transaction(eid):
+            return  # caches have nothing of it yet
+        etype = cnx.entity_type(eid)
+        names = data.attributes(cnx.vreg.schema.entity_schema_for(etype))
+        stored = data.row(cnx, etype, eid, names)
+        if stored is None:
+            return  # another transaction has deleted it, and purges it
+        entity = _entity(cnx, eid, stored)
+        adapter = entity.cw_adapt_to("IImmutableData")
+        if adapter is None or not adapter.immutable:
+            return
+        operation = cls.get_instance(cnx)
+        operation.add_urls(eid, purge.entity_urls(entity))
+        changes = {
+            name: value
+            for name, value in (edited or {}).items()
+            if name in stored and value != stored[name] and name != "modification_date"
+        }
+        if changes:
+            # another object, because an entity remembers its adapters
+            operation.add_urls(eid, purge.entity_urls(_entity(cnx, eid, stored | changes)))
+
+    def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
+        return purge.paths(self.cnx, urls)
+
+
+class PurgePagesOp(_CachesOp):
+    """Purge the pages of entities, under their URLs before and after the transaction."""
+
+    @classmethod
+    def add(cls, cnx: Connection, eid: int) -> None:
+        """Purge the pages where an entity is shown."""
+        config = cnx.vreg.config
+        if purge.purgers(config) and policy.page_ages(config):
+            operation = cls.get_instance(cnx)
+            if eid not in operation:
+                operation.add_urls(eid, _page_urls(cnx, eid))
+
+    def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
+        found = set().union(*urls.values())
+        for eid in urls:
+            if not self.cnx.deleted_in_transaction(eid):
+                found |= _page_urls(self.cnx, eid)
+        return purge.page_paths(self.cnx, found)
+
+
+def _page_urls(cnx: Connection, eid: int) -> set[str]:
+    with cnx.security_enabled(read=False):
+        return purge.page_urls(cnx.entity_from_eid(eid))
+
+
+def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Entity:
+    entity = cnx.vreg["etypes"].etype_class(cnx.entity_type(eid))(cnx)
+    entity.eid = eid
+    entity.cw_attr_cache.update(attributes)
+    return entity
