@@ -160,8 +160,7 @@ class Site:
 def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare a replacement with a plain update, and with one at fewer relations."""
     [instance] = bench.create(**{DATABASE: "hasite_testapp"})
-    stock = {"hasite_remember_source_lines": "n", "hasite_remember_options": "n"}
-    with instance.process(**stock) as process:
+    with instance.process(hasite_speed_ups="n") as process:
         site = Site(bench.server, process)
         before: tuple[int, Sample] | None = None
         for relations in RELATIONS:

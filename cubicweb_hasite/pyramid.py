@@ -4,7 +4,6 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-from cubicweb import ConfigurationError
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewResponse
 from pyramid.registry import Registry
@@ -13,11 +12,11 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import names, responses, upstream
+from cubicweb_hasite import names, options, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
-from cubicweb_hasite.monitoring import answers, metrics, port, routes
+from cubicweb_hasite.monitoring import metrics, port, routes
 from cubicweb_hasite.operations import draining
 
 Handler = Callable[[Request], Response]
@@ -32,30 +31,23 @@ def includeme(config: Configurator) -> None:
 
     :raises ConfigurationError: an option of the cube has a value that makes no sense.
     """
-    options = config.registry["cubicweb.config"]
-    for option in ("hasite-image-max-age", "hasite-probe-deadline", "hasite-pool-timeout"):
-        value = options[option]
-        if value < 0:
-            raise ConfigurationError(f"option {option} is {value}: give 0 seconds or more")
     repo = config.registry["cubicweb.repository"]
-    answers.check_options(repo.config)
+    instance = config.registry["cubicweb.config"]
+    options.check(instance, config.registry["cubicweb.registry"]["views"])
+    in_tests = instance.mode == "test"
     config.include(routes)
-    if options.mode != "test":  # CubicWeb's test cases hold connections of the stock pool
-        draining.start(options)
+    if not in_tests:  # CubicWeb's test cases hold connections of the stock pool
+        draining.start(instance)
         config.add_subscriber(track_in_flight, ApplicationCreated)
         config.add_subscriber(freeze_gc, ApplicationCreated)
-        pool.heal_connections(repo, options["hasite-pool-timeout"])
+        pool.heal_connections(repo, instance["hasite-pool-timeout"])
         upstream.look_types_up(repo)
     for error in unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
-    if options["hasite-remember-source-lines"]:
-        upstream.remember_source_lines()
-    if options["hasite-load-users-at-once"]:
-        upstream.load_users_at_once()
-    if options["hasite-look-up-rdf-on-demand"]:
-        config.add_subscriber(upstream.look_up_rdf_on_demand, ApplicationCreated)
-    if options["hasite-remember-options"] and options.mode != "test":  # which change there
-        upstream.remember_options()
+    speed_ups = options.speed_ups(instance)
+    if in_tests:  # where options change
+        speed_ups.discard("hasite-remember-options")
+    upstream.speed_up(config, speed_ups)
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )

@@ -1,12 +1,24 @@
 """Options that the cube adds to the configuration of an instance."""
 
+
+def _replaced(spares: str) -> dict[str, object]:
+    """Return the definition of an option that `hasite-speed-ups` replaces."""
+    return {
+        "type": "string",  # without a value, unlike one of type `yn`
+        "default": None,
+        "help": f"replaced by hasite-speed-ups. No: do not spare {spares}.",
+        "group": "hasite",
+        "level": 3,
+    }
+
+
 options = (
     (
         "hasite-image-max-age",
         {
             "type": "int",
             "default": 3600,
-            "help": "for how long caches and browsers may keep an image without asking again, "
+            "help": "how long caches and browsers may keep an image without asking again, "
             "in seconds. An edited image gets a new URL, so a long time is safe; "
             "with one year (31536000) responses are also marked `immutable`.",
             "group": "hasite",
@@ -18,10 +30,10 @@ options = (
         {
             "type": "csv",
             "default": (),
-            "help": "for how long shared caches may keep the pages of anonymous visitors, in "
-            "seconds, by the view that makes them, e.g. `index:10,primary:30`. Pages with a form, "
-            "a message or a login are never kept. The caches must tell anonymous visitors from "
-            "others: see docs/operate.md.",
+            "help": "how long shared caches may keep the pages of anonymous visitors, in "
+            "seconds, for each view, e.g. `index:10,primary:30`. Pages with a form, a message "
+            "or a login are never kept. The balancer must send anonymous visitors to URLs of "
+            "their own: see docs/operate.md.",
             "group": "hasite",
             "level": 1,
         },
@@ -31,9 +43,8 @@ options = (
         {
             "type": "yn",
             "default": False,
-            "help": "give a new eid to an image whose data is edited by whatever way: not by web "
-            "forms alone, but by scripts, RQL and web services too, which must then not rely "
-            "on the eid that they hold.",
+            "help": "give an image a new eid however its data is edited: by scripts, RQL and web "
+            "services too, not only by web forms. They must not use the former eid afterwards.",
             "group": "hasite",
             "level": 2,
         },
@@ -43,8 +54,8 @@ options = (
         {
             "type": "float",
             "default": 2.0,
-            "help": "after how many seconds without an answer of the database "
-            "monitor_db and monitor_version answer ServiceKO.",
+            "help": "how long monitor_db and monitor_version wait for the database before they "
+            "answer ServiceKO, in seconds.",
             "group": "hasite",
             "level": 2,
         },
@@ -54,64 +65,37 @@ options = (
         {
             "type": "float",
             "default": 2.0,
-            "help": "for how many seconds a request waits for a connection to the database while "
-            "all those of the pool are in use (connections-pool-max-size); then it is answered "
-            "503, and may be tried again.",
+            "help": "how long a request waits for a connection to the database when all "
+            "connections of the pool are in use (connections-pool-max-size), in seconds. Then "
+            "the answer is 503, and the visitor may try again.",
             "group": "hasite",
             "level": 2,
         },
     ),
     (
-        "hasite-remember-source-lines",
+        "hasite-speed-ups",
         {
             "type": "yn",
             "default": True,
-            "help": "look up once in which line of its source a controller is defined, not at "
-            "each request: CubicWeb logs it, at half of the cost of a page.",
+            "help": "spare each page what CubicWeb does again and again: finding a line number "
+            "for its log, looking up options in the environment, RQL queries for the visitor, "
+            "and fetching an entity for its RDF. That is half of the CPU time of a page. No: to "
+            "compare with stock CubicWeb, or to change CW_ variables in a running process.",
             "group": "hasite",
             "level": 3,
         },
     ),
-    (
-        "hasite-remember-options",
-        {
-            "type": "yn",
-            "default": True,
-            "help": "look up once what the environment says of an option, not at each use: "
-            "up to 7 % of the cost of a page. No to change CW_ variables in a running process.",
-            "group": "hasite",
-            "level": 3,
-        },
-    ),
-    (
-        "hasite-load-users-at-once",
-        {
-            "type": "yn",
-            "default": True,
-            "help": "ask for the groups and the properties of a visitor by one SQL query, not by "
-            "two of RQL, and in SQL what he owns: up to 10 % of the cost of a page.",
-            "group": "hasite",
-            "level": 3,
-        },
-    ),
-    (
-        "hasite-look-up-rdf-on-demand",
-        {
-            "type": "yn",
-            "default": True,
-            "help": "fetch an entity for its RDF only where RDF is asked for, not twice for each "
-            "of its pages: 8 % of the cost of such a page.",
-            "group": "hasite",
-            "level": 3,
-        },
-    ),
+    ("hasite-remember-source-lines", _replaced("finding a line number for the log")),
+    ("hasite-remember-options", _replaced("looking up options in the environment")),
+    ("hasite-load-users-at-once", _replaced("RQL queries for the visitor")),
+    ("hasite-look-up-rdf-on-demand", _replaced("fetching an entity for its RDF")),
     (
         "hasite-instance-name",
         {
             "type": "string",
             "default": "",
-            "help": "what monitor_hostname answers, by default the name of the host. Where a host "
-            "runs several processes each may be given its own, such as web1:8081 "
+            "help": "what monitor_hostname answers, by default the name of the host. If a host "
+            "runs several processes, give each its own name, such as web1:8081 "
             "(CW_HASITE_INSTANCE_NAME).",
             "group": "hasite",
             "level": 2,
@@ -122,9 +106,9 @@ options = (
         {
             "type": "csv",
             "default": (),
-            "help": "where the caches in front of the site are, e.g. `http://10.0.0.1:3128/`: "
-            "they are sent PURGE requests for the URLs of an image that was changed or deleted. "
-            "They must allow them to the hosts of the instance, and to nobody else.",
+            "help": "the caches in front of the site, e.g. `http://10.0.0.1:3128/`. When an "
+            "image is changed or deleted, they get PURGE requests for its URLs. They must accept "
+            "PURGE from the hosts of the instance, and from nobody else.",
             "group": "hasite",
             "level": 1,
         },
@@ -134,9 +118,9 @@ options = (
         {
             "type": "string",
             "default": "open",
-            "help": "who may ask the monitors on the port of visitors: `open`, everybody, but for "
-            "metrics and JSON which need the token; `token`, who gives the token; "
-            "`closed`, nobody: they are on the management port alone.",
+            "help": "who may use the monitors on the port of visitors. `open`: everybody, but "
+            "metrics and JSON need the token; `token`: clients that send the token; "
+            "`closed`: nobody, the monitors answer only on the management port.",
             "group": "hasite",
             "level": 1,
         },
@@ -146,8 +130,8 @@ options = (
         {
             "type": "string",
             "default": "",
-            "help": "what to give as `Authorization: Bearer <token>`, or `?token=<token>`, to ask "
-            "the monitors on the port of visitors for what is not open.",
+            "help": "the token that protected monitors need on the port of visitors, sent as "
+            "`Authorization: Bearer <token>` or `?token=<token>`.",
             "group": "hasite",
             "level": 1,
         },
@@ -158,7 +142,7 @@ options = (
             "type": "int",
             "default": 0,
             "help": "TCP port where the monitors answer without a token, on threads of their own; "
-            "0: none. Each process of the instance needs another "
+            "0: none. Each process of the instance needs its own port "
             "(CW_HASITE_MANAGEMENT_PORT).",
             "group": "hasite",
             "level": 1,
@@ -169,8 +153,8 @@ options = (
         {
             "type": "string",
             "default": "127.0.0.1",
-            "help": "address on which the management port listens. It must be one that visitors "
-            "do not reach.",
+            "help": "address on which the management port listens. Visitors must not be able to "
+            "reach it.",
             "group": "hasite",
             "level": 2,
         },

@@ -92,7 +92,6 @@ class TestJson:
         [
             ({"params": {"format": "json"}}, "application/json"),
             ({"headers": {"Accept": "application/json"}}, "application/json"),
-            ({"headers": {"Accept": "application/health+json"}}, "application/health+json"),
         ],
     )
     def test_ready(

@@ -293,7 +293,7 @@ def test_password_refused(site: Site, process: Process) -> None:
 
 def test_messages_in_french() -> None:
     """PostgreSQL speaks the language of its `lc_messages`; those of Debian are often not there."""
-    from cubicweb_hasite.monitoring.connection import _cause
+    from cubicweb_hasite.monitoring import refusals
 
     prefix = 'connection to server at "db1" (10.0.0.7), port 5432 failed: FATAL:  '
     for message, cause in {
@@ -304,7 +304,7 @@ def test_messages_in_french() -> None:
         'la autentificación password falló para el usuario "x"': "password",
         'database "password" does not exist': "no such database",
     }.items():
-        found = _cause(psycopg2.OperationalError(prefix + message))
+        found = refusals.cause(psycopg2.OperationalError(prefix + message))
         assert cause in found, message
         assert "10.0.0.7" not in found
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from cubicweb import ConfigurationError
 from cubicweb_web.http_headers import Headers
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
@@ -27,6 +26,7 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
+from cubicweb_hasite import options
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
@@ -38,19 +38,14 @@ _POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNOREC
 
 
 def includeme(config: Configurator) -> None:
-    """Let pages be shared if the option `hasite-page-max-age` names views.
-
-    :raises ConfigurationError: the option makes no sense.
-    """
-    by_view = policy.page_ages(config.registry["cubicweb.config"])
+    """Let pages be shared if the option `hasite-page-max-age` names views."""
+    by_view = options.page_ages(config.registry["cubicweb.config"])
     # a balancer may use the name already, or still
     config.add_tween(
         "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
     )
     views = config.registry["cubicweb.registry"]["views"]
     for regid in by_view:
-        if regid not in views:
-            raise ConfigurationError(f"option hasite-page-max-age: there is no view {regid!r}")
         for view in views[regid]:
             # where CubicWeb has a view say who may keep it, before it is rendered
             view.http_cache_manager = partial(_Manager, view.http_cache_manager, by_view)

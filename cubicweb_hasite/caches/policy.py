@@ -4,10 +4,8 @@ A response that shared caches may store holds only what an anonymous visitor may
 no cookie, and varies on nothing that a visitor controls.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from cubicweb import ConfigurationError
 from webob import Response
 
 NO_STORE = "no-store"
@@ -35,23 +33,6 @@ def cache_control(*, shared: bool, max_age: int | None) -> str:
 def redirect_cache_control(*, shared: bool) -> str:
     """Return the value of Cache-Control for the redirect from a former eid."""
     return cache_control(shared=shared, max_age=REDIRECT_MAX_AGE)
-
-
-def page_ages(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return how long pages may be kept, in seconds, by their views.
-
-    :raises ConfigurationError: the option makes no sense.
-    """
-    found = {}
-    for entry in config.get("hasite-page-max-age", ()):
-        view, _colon, age = (part.strip() for part in entry.rpartition(":"))
-        if not view or not age.isdecimal() or not int(age):
-            raise ConfigurationError(
-                f"option hasite-page-max-age: {entry!r} is not a view and 1 second or more, "
-                "such as index:10"
-            )
-        found[view] = int(age)
-    return found
 
 
 def page_languages(config: Any) -> set[str]:

@@ -17,12 +17,12 @@ from itertools import groupby, islice
 from operator import itemgetter
 from urllib.parse import quote, urlsplit
 
-from cubicweb import ConfigurationError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.entity import Entity
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
+from cubicweb_hasite import options
 from cubicweb_hasite.caches.policy import page_languages
 from cubicweb_hasite.names import ANONYMOUS
 
@@ -57,16 +57,8 @@ class Purger:
     """
 
     def __init__(self, url: str, base_url: str, *, max_queued: int = MAX_QUEUED) -> None:
-        parts, site = urlsplit(url), urlsplit(base_url)
-        try:
-            valid = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.path in ("", "/")
-            self._address = parts.hostname, parts.port
-        except ValueError:  # of the port
-            valid = False
-        if not valid or parts.query or parts.username:
-            raise ConfigurationError(
-                f"option hasite-purge-urls: {url!r} is not like http://10.0.0.1:3128/"
-            )
+        parts, site = options.cache_url(url), urlsplit(base_url)
+        self._address = parts.hostname, parts.port
         self._connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
         # as browsers write it (RFC 9110, section 4.2.3, and 7.2)

@@ -11,7 +11,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from cubicweb_hasite.caches import policy
-from cubicweb_hasite.database.pool import NoConnection
+from cubicweb_hasite.database.connection import NoConnection
 
 log = logging.getLogger(__name__)
 

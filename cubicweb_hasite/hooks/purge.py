@@ -9,7 +9,8 @@ from cubicweb.server import hook
 from cubicweb.server.session import Connection
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite.caches import policy, purge
+from cubicweb_hasite import options
+from cubicweb_hasite.caches import purge
 from cubicweb_hasite.hooks import CATEGORY
 from cubicweb_hasite.images import data
 
@@ -175,7 +176,7 @@ class PurgePagesOp(_CachesOp):
     def add(cls, cnx: Connection, eid: int) -> None:
         """Purge the pages where an entity is shown."""
         config = cnx.vreg.config
-        if purge.purgers(config) and policy.page_ages(config):
+        if purge.purgers(config) and options.page_ages(config):
             operation = cls.get_instance(cnx)
             if eid not in operation:
                 operation.add_urls(eid, _page_urls(cnx, eid))

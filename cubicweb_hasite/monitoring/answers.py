@@ -7,12 +7,10 @@ the option `hasite-monitor-access`, and by nothing that a proxy changes, such as
 
 import hmac
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from cubicweb import ConfigurationError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
 
@@ -24,11 +22,7 @@ from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
 from cubicweb_hasite.operations import accepting
 from cubicweb_hasite.operations.draining import is_draining
 
-ACCESSES = ("open", "token", "closed")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
-
-# Draft of IETF, draft-inadarei-api-health-check-06: names and kinds of the checks of a response.
-_HEALTH_JSON = "application/health+json"
+# names and kinds of the checks in JSON
 _CHECKS = {
     "monitor_pool": ("pool:utilization", "component"),
     "free_pool": ("pool:utilization", "component"),
@@ -45,30 +39,6 @@ class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-def check_options(config: CubicWebConfiguration) -> None:
-    """Refuse to start with options that make no sense.
-
-    :raises ConfigurationError: one makes none.
-    """
-    access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
-    if access not in ACCESSES:
-        raise ConfigurationError(
-            f"option hasite-monitor-access is {access!r}: give one of {', '.join(ACCESSES)}"
-        )
-    if access == "token" and not token:
-        raise ConfigurationError(
-            "option hasite-monitor-access is token: give the token in hasite-monitor-token"
-        )
-    if token and not _TOKEN.fullmatch(token):
-        raise ConfigurationError(
-            "option hasite-monitor-token holds what no Bearer token does: "
-            "give it ASCII letters, digits and - . _ ~ + /"
-        )
-    port = config["hasite-management-port"]
-    if not 0 <= port < 65536:
-        raise ConfigurationError(f"option hasite-management-port is {port}: give 0 to 65535")
 
 
 def answer(
@@ -89,9 +59,9 @@ def answer(
     name = path if path in MONITOR_PATHS else query.get("vid")
     if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
         return None
-    media_type = _json_type(query, headers)
+    wants_json = _wants_json(query, headers)
     if not trusted:
-        details = name == METRICS or media_type is not None
+        details = name == METRICS or wants_json
         refusal = refuse(repo.config, query, headers, details=details)
         if refusal is not None:
             return refusal
@@ -105,8 +75,8 @@ def answer(
         readings = {name: probes.read(name, repo)}
     failures = [reading for reading in readings.values() if not reading.ok]
     status = 503 if failures else 200
-    if media_type is not None:
-        return _answer(status, media_type, _json(repo, readings))
+    if wants_json:
+        return _answer(status, "application/json", _json(repo, readings))
     if name in readings:
         text = readings[name].text
     else:
@@ -171,14 +141,8 @@ def _summary(failures: list[Reading]) -> str:
     return f"ServiceKO : {'; '.join(texts)}" if texts else ""
 
 
-def _json_type(query: Mapping[str, str], headers: Mapping[str, str]) -> str | None:
-    """Return the media type of the JSON that is asked for, None if it is text."""
-    accept = headers.get("Accept", "")
-    if _HEALTH_JSON in accept:
-        return _HEALTH_JSON
-    if "application/json" in accept or query.get("format") == "json":
-        return "application/json"
-    return None
+def _wants_json(query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+    return "application/json" in headers.get("Accept", "") or query.get("format") == "json"
 
 
 def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:

@@ -1,7 +1,7 @@
 """What the monitors measure: one aspect of an instance's health each.
 
 A probe takes the repository and returns a :class:`Reading`. Those that ask the database do it on
-a connection and a thread of their own (:mod:`cubicweb_hasite.monitoring.connection`), so that they
+a connection and a thread of their own (:mod:`cubicweb_hasite.monitoring.polls`), so that they
 answer when the database does not, and when the pool is exhausted. They only read.
 
 Knows the repository, not the web.
@@ -21,7 +21,7 @@ from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
 from cubicweb.server.sqlutils import SQL_PREFIX
 
-from cubicweb_hasite.monitoring.connection import DatabaseUnavailable, query
+from cubicweb_hasite.monitoring.polls import DatabaseUnavailable, query
 
 log = logging.getLogger(__name__)
 

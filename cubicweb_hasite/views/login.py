@@ -6,13 +6,13 @@ The form holds a token of the visitor, so that no page with it could be shared.
 from cubicweb_web.views.basecomponents import CookieLoginComponent
 from logilab.common.registry import objectify_predicate
 
-from cubicweb_hasite.caches import policy
+from cubicweb_hasite import options
 
 
 @objectify_predicate
 def shares_pages(_cls, req, **_kwargs) -> int:
     """Select where caches may keep pages of anonymous visitors."""
-    return int(bool(policy.page_ages(req.vreg.config)))
+    return int(bool(options.page_ages(req.vreg.config)))
 
 
 class LoginLink(CookieLoginComponent):
