@@ -59,7 +59,7 @@ def test_migration_that_fails_half_way(folder: SiteFolder) -> None:
     assert result.returncode == 1, result.stdout
     assert verdict(folder) == "failed"
     text = report(folder)
-    assert "production is not to be upgraded like this" in text
+    assert "do not upgrade production" in text
     assert 'column "no_such_thing" does not exist' in text
     assert "hasite-upgrade" not in text
     [rehearsal] = folder.rehearsals
@@ -137,7 +137,7 @@ def test_process_that_is_killed(folder: SiteFolder) -> None:
         assert int(other.sql(clients)) > 0
         second = folder.rehearse()
         assert second.returncode == 1
-        assert "another rehearsal or upgrade is at work" in second.stderr
+        assert "another rehearsal or upgrade is running" in second.stderr
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         wait_until(lambda: other.sql(clients) == "0", "end of all that it had started")

@@ -1,7 +1,10 @@
 """Pointed at production by mistake, in whatever way, hasite-rehearse writes nothing."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,12 @@ database = "{database}"
 """
 
 
+#: the address that the machine's own name has for the test that needs one
+NAMED = "127.0.1.1"
+# runs a command with another /etc/hosts
+_WITH_HOSTS = 'mount --bind "$1" /etc/hosts; shift; exec "$@"'
+
+
 @dataclass
 class Servers:
     """A production with all that leads to it, and servers that have nothing to do with it."""
@@ -59,8 +68,7 @@ class Servers:
 
 def _addresses() -> list[str]:
     """Return addresses of this machine, of all kinds."""
-    own = socket.gethostbyname(socket.gethostname())
-    addresses = {"127.0.0.1", "127.0.0.3", own}
+    addresses = {"127.0.0.1", "127.0.0.3", NAMED}
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
         sock.bind(("::1", 0))
         addresses.add("::1")
@@ -111,13 +119,33 @@ def servers(server_directory: Callable[[str], Path]) -> Iterator[Servers]:
         yield Servers(primary, standby, clone, other, *links, service_file)
 
 
-def rehearse(servers: Servers, folder: Path, database: str) -> str:
+def with_name_of_the_machine(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run hasite-rehearse where the name of this machine resolves, which it often does not."""
+    hosts = folder / "hosts"
+    hosts.write_text(f"{NAMED} {socket.gethostname()}\n")
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    ctl = Path(sys.executable).with_name("cubicweb-ctl")
+    prefix = ["unshare", *user, "--mount", "sh", "-euc", _WITH_HOSTS, "sh", hosts]
+    return subprocess.run(
+        [*prefix, ctl, "hasite-rehearse", "site.toml"], cwd=folder, capture_output=True, text=True
+    )
+
+
+def rehearse(
+    servers: Servers,
+    folder: Path,
+    database: str,
+    run: Callable[[Path], subprocess.CompletedProcess[str]] | None = None,
+) -> str:
     """Run hasite-rehearse with a target; return its message, after making sure that it refused
-    before it wrote anything."""
+    before it wrote anything.
+
+    :param run: runs it in a folder, by default in this process
+    """
     text = _SITE.format(port=servers.primary.port, database=database)
     (folder / "site.toml").write_text(text)
     before = servers.state()
-    result = hasite_here("rehearse", "site.toml", cwd=folder)
+    result = run(folder) if run else hasite_here("rehearse", "site.toml", cwd=folder)
     assert result.returncode == 1
     assert servers.state() == before
     assert not list(folder.glob("rehearsal-*"))
@@ -177,7 +205,8 @@ def test_production_is_refused(
     database = database.format(
         **vars(servers), hostname=socket.gethostname(), last=_addresses()[-1]
     )
-    message = rehearse(servers, tmp_path, database)
+    run = with_name_of_the_machine if way == "name of the machine" else None
+    message = rehearse(servers, tmp_path, database, run)
     assert message.startswith("refused: ")
     assert why in message
     journal = (tmp_path / "journal.md").read_text()
@@ -218,7 +247,7 @@ def _changed(
         (
             "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
             "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC",
-            "does not say which cluster it is: permission denied",
+            "cannot be identified: permission denied",
         ),
     ],
 )
@@ -245,7 +274,7 @@ def test_production_that_does_not_say_who_it_is(servers: Servers, tmp_path: Path
     grant = "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC"
     with _changed(servers.primary, revoke, grant, "shop"):
         message = rehearse(servers, tmp_path, _other(servers))
-    assert message.startswith("refused: production's node 127.0.0.1 does not say who it is")
+    assert message.startswith("refused: production's node 127.0.0.1 cannot be identified")
 
 
 def test_nobody_who_may_not(servers: Servers, tmp_path: Path) -> None:
@@ -253,7 +282,7 @@ def test_nobody_who_may_not(servers: Servers, tmp_path: Path) -> None:
         servers.other, "ALTER USER preproduction NOCREATEDB", "ALTER USER preproduction CREATEDB"
     ):
         message = rehearse(servers, tmp_path, _other(servers))
-    assert message.startswith("preproduction may not make databases at 127.0.0.1")
+    assert message.startswith("preproduction may not create databases at 127.0.0.1")
 
 
 def test_production_is_down(servers: Servers, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def by_hand(site: Site, markdown: str) -> None:
 
 def test_stopped_by_hand(site: Site) -> None:
     """An upgrade that cannot be rolling, by the commands of the report as they are written, and
-    the way back, by those at its end: the next test finds the former version again."""
+    a rollback, by those at its end: the next test finds the former version again."""
     release(
         site.folder,
         'add_attribute("News", "summary")\nadd_cube("tag")\n'
@@ -245,7 +245,7 @@ def test_stopped_by_hand(site: Site) -> None:
     [rehearsal] = site.folder.glob("rehearsal-*")
     report = (rehearsal / "report.md").read_text()
     assert "**The site must be stopped for about" in report
-    forward, back = report.partition("## Runbook")[2].split("### The way back")
+    forward, back = report.partition("## Runbook")[2].split("### Rollback")
     by_hand(site, forward.partition("### 1.")[2])
     versions = requests.get(f"{site.running.url}view?vid=monitor_version").text
     assert "hasite_news: 0.2.0" in versions
@@ -303,8 +303,18 @@ def test_rehearse_then_upgrade(site: Site) -> None:
     lines = (site.folder / "journal.md").read_text().splitlines()[6:]
     entries = [line.strip("| ").split(" | ")[3:] for line in lines]
     assert [result.split(":")[0] for _what, result in entries] == [
-        *("rolling", "refused", "refused", "refused", "refused"),
-        *("begins", "stopped", "refused", "begins", *["done"] * 8, "done", "in service again"),
+        "rolling",
+        "refused",
+        "refused",
+        "refused",
+        "refused",
+        "begins",
+        "stopped",
+        "refused",
+        "begins",
+        *["done"] * 8,
+        "done",
+        "in service again",
     ]
     accepted = (site.production.instance.directory / "site" / "journal.md").read_text()
     assert "| hasite-accept site | accepts cubicweb: " in accepted
@@ -328,19 +338,22 @@ def _is_refused(site: Site, rehearsal: Path) -> None:
             path.write_text(content)
 
     state, wheels = rehearsal / "state.json", rehearsal / "wheels"
-    assert "hours old, 72 at most" in changed(state, '"created": "2', '"created": "1')
+    assert "hours old; the limit is 72" in changed(state, '"created": "2', '"created": "1')
     assert "this rehearsal failed" in changed(state, '"verdict": "rolling"', '"verdict": "failed"')
     requirements = site.folder / "requirements.txt"
-    assert "other versions than those rehearsed" in changed(requirements, "0.2.0", "0.3.0")
+    assert "requirements.txt, or a file that it names, has changed since" in changed(
+        requirements, "0.2.0", "0.3.0"
+    )
     assert "site.toml has changed since" in changed(site.folder / "site.toml", "= 30", "= 31")
     # what production runs is not what was rehearsed from: the first look says so
     other = changed(state, "hasite_news: 0.1.0", "hasite_news: 0.0.9")
-    assert "1/8 Look at what there is: " in other
+    assert "1/8 Check the current state: " in other
     assert "does not print 'ServiceOK : FS config cubicweb: " in other
-    assert "The way back: Nothing has changed." in other
+    assert "Rollback: Nothing has changed." in other
     [package] = wheels.glob("cubicweb_hasite_news*")
     content = package.read_bytes()
     package.write_bytes(content + b"\n")
-    assert "packages are not those rehearsed: cubicweb_hasite_news==0.2.0" in refusal()
+    changed_since = "packages have changed since the rehearsal: cubicweb_hasite_news==0.2.0"
+    assert changed_since in refusal()
     package.write_bytes(content)
     assert len(site.running.in_service()) == 2

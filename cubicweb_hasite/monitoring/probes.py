@@ -21,11 +21,11 @@ from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
 from cubicweb.server.sqlutils import SQL_PREFIX
 
+from cubicweb_hasite import versions
 from cubicweb_hasite.monitoring.polls import DatabaseUnavailable, query
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_VERSION = "?"
 # of the repository: what was last told of each probe
 _TOLD = "_hasite_told"
 
@@ -123,17 +123,9 @@ def version(repo: Repository) -> Reading:
     )
     in_database = {key.removeprefix(prefix): value for key, value in rows}
     installed = installed_versions(repo.config, in_database)
-    cubes = sorted(in_database | installed, key=lambda cube: (cube != "cubicweb", cube))
-    file_system, database = (
-        " | ".join(f"{cube}: {versions.get(cube, UNKNOWN_VERSION)}" for cube in cubes)
-        for versions in (installed, in_database)
-    )
     figures = {"installed": installed, "database": in_database}
-    if file_system == database:
-        text = f"ServiceOK : FS config {file_system} == DB config {database}"
-        return Reading(True, text, figures)
-    text = f"ServiceKO : FS config {file_system} != DB config {database}"
-    return Reading(False, text, figures)
+    text = versions.monitor_text(installed, in_database)
+    return Reading(installed == in_database, text, figures)
 
 
 def hostname(repo: Repository) -> Reading:
@@ -157,7 +149,7 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
     Cubes that are not installed are left out. What is loaded in this process may be older: a
     package may have been upgraded since it started.
     """
-    versions = {}
+    result = {}
     # in the directory where packages are, which changes when one is installed
     cubicweb = _on_disk(
         "cubicweb",
@@ -165,16 +157,16 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
         lambda _path: str(config.cubicweb_version()),
     )
     if cubicweb:
-        versions["cubicweb"] = cubicweb
+        result["cubicweb"] = cubicweb
     todo = set(cubes) - {"cubicweb"}
     seen = set()
     while todo:
         cube = todo.pop()
         seen.add(cube)
         if pkginfo := _pkginfo_on_disk(cube):
-            versions[cube], dependencies = pkginfo
+            result[cube], dependencies = pkginfo
             todo |= dependencies - seen
-    return versions
+    return result
 
 
 # by name: the path of a file or directory, what tells it from another, and what was read there

@@ -6,14 +6,12 @@ versions that the database is upgraded to are accepted, on each host, by a file 
 where CubicWeb keeps its pid files. It names exact versions: a forgotten one does nothing.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from cubicweb.cwconfig import CubicWebConfiguration
-from logilab.common.changelog import Version
 
-_VERSIONS = re.compile(r"\w+: [\w.]+( \| \w+: [\w.]+)*")
+from cubicweb_hasite import versions
 
 
 def accepted_path(config: CubicWebConfiguration) -> Path:
@@ -21,23 +19,22 @@ def accepted_path(config: CubicWebConfiguration) -> Path:
     return Path(config.default_pid_file()).with_name(f"{config.appid}.accepted")
 
 
-def accept(config: CubicWebConfiguration, versions: str | None) -> None:
+def accept(config: CubicWebConfiguration, accepted: str | None) -> None:
     """Let the processes on this host serve with these versions in the database too.
 
-    :param versions: as monitor_version writes them, `cubicweb: 5.0.1 | file: 4.2.0`; None: those
-        installed alone
+    :param accepted: as monitor_version writes them, `cubicweb: 5.0.1 | file: 4.2.0`; None: only
+        the installed ones
     :raises ValueError: they are written in another way.
     :raises OSError: the directory cannot be written to.
     """
     path = accepted_path(config)
-    if versions is None:
+    if accepted is None:
         path.unlink(missing_ok=True)
         return
-    if not _VERSIONS.fullmatch(versions):
-        raise ValueError(f"{versions!r} is not as monitor_version writes versions")
+    versions.parse(accepted)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".accepted-new")
-    new.write_text(versions)
+    new.write_text(accepted)
     new.replace(path)
 
 
@@ -50,15 +47,7 @@ def is_accepted(
     Never raises.
     """
     try:
-        text = accepted_path(config).read_text()
-        accepted = dict(part.split(": ") for part in text.split(" | "))
-        return all(
-            version == installed.get(cube)
-            or (
-                cube in accepted
-                and Version(installed.get(cube, "0")) < Version(version) <= Version(accepted[cube])
-            )
-            for cube, version in database.items()
-        )
+        accepted = versions.parse(accepted_path(config).read_text().strip())
+        return versions.is_on_the_way(database, installed, accepted)
     except (OSError, ValueError):
         return False

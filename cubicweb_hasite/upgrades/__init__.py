@@ -1,24 +1,27 @@
-"""Rehearse an upgrade on a copy of production, then upgrade production by what was learnt.
+"""Rehearse an upgrade on a copy of production, then upgrade production in the same way.
 
-Like `cubicweb_hasite.deploy`, whose site file it reads, it imports nothing of the cube that runs.
+Like `cubicweb_hasite.deploy`, whose site file it reads, this package imports nothing of what runs
+in an instance.
 """
 
 import re
 
-# what PostgreSQL's programs and CubicWeb say of a connection that was lost, or is not to be had
-_LOST = re.compile(
+# How PostgreSQL's programs, libpq and CubicWeb report a connection that was lost or refused.
+LOST = re.compile(
     r"server closed the connection|terminating connection|connection to server .* failed|"
-    r"could not (send data|receive data)|SSL connection has been closed|"
-    r"connection (not open|already closed|to client lost)|Connection (refused|timed out)|"
-    r"database system is (starting up|shutting down|in recovery)|"
+    r"connection to server was lost|could not (send data|receive data)|"
+    r"SSL connection has been closed|connection (not open|already closed|to client lost)|"
+    r"Connection (refused|timed out)|database system is (starting up|shutting down|in recovery)|"
     r"canceling statement due to conflict"
 )
 
 
-class RehearsalError(Exception):
-    """Why something was not done: one line that says what is wrong and what to do, then details.
+class UpgradeError(Exception):
+    """Why a rehearsal or an upgrade does not go on.
 
-    :param details: such as the last lines that a program wrote
+    The message is one line: what is wrong and what to do.
+
+    :param details: more lines, such as the last output of a program
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -27,14 +30,14 @@ class RehearsalError(Exception):
 
     @property
     def lost(self) -> bool:
-        """Whether a connection to PostgreSQL was lost, so that another try may succeed."""
-        return bool(_LOST.search(f"{self}\n{self.details}"))
+        """Whether a connection to PostgreSQL was lost: it is worth another try."""
+        return bool(LOST.search(f"{self}\n{self.details}"))
 
     @property
     def deadlock(self) -> bool:
-        """Whether PostgreSQL has ended a transaction that another one and itself waited for."""
+        """Whether PostgreSQL has ended a transaction because of a deadlock."""
         return "deadlock detected" in f"{self}\n{self.details}"
 
 
-class Refused(RehearsalError):
-    """Why something was not even begun, for it could have harmed production."""
+class Refused(UpgradeError):
+    """Why a rehearsal or an upgrade was not started: it could have damaged production."""

@@ -1,4 +1,4 @@
-"""What a migration changes in the schema, and what of it the former version cannot live with."""
+"""What a migration changes in the schema, and which changes the running version cannot handle."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,15 +26,15 @@ _QUERIES = {
 }
 _OURS = "c.relnamespace = 'public'::regnamespace"
 
-#: kind and name of each object -> its definition
+#: (kind, name) of each object -> its definition
 Catalog = dict[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A difference of two catalogs.
+    """A difference between two catalogs.
 
-    :param breaks: why the former version cannot go on with it, empty if it can
+    :param breaks: why the running version cannot work with it, empty if it can
     """
 
     what: str
@@ -42,7 +42,10 @@ class Change:
 
 
 def read(server: Server, name: str) -> Catalog:
-    """Return the catalog of a database: its tables, columns, constraints, indexes, sequences."""
+    """Return the catalog of a database: its tables, columns, constraints, indexes, sequences.
+
+    :raises UpgradeError: the server is lost.
+    """
     with closing(server.connect(name)) as connection:
         return {
             (kind, object_name): definition
@@ -52,7 +55,7 @@ def read(server: Server, name: str) -> Catalog:
 
 
 def compare(before: Catalog, after: Catalog) -> list[Change]:
-    """Return what changed, without what belongs to a table that was added or dropped."""
+    """Return the changes, except for the parts of tables that were added or dropped."""
     tables = {name for kind, name in before.keys() ^ after.keys() if kind == "table"}
     return sorted(_changes(before, after, tables), key=lambda change: change.what)
 
@@ -64,9 +67,8 @@ def _changes(before: Catalog, after: Catalog, tables: set[str]) -> Iterator[Chan
         if old == new or (kind != "table" and table in tables):
             continue
         if old is None:
-            yield Change(
-                f"{kind} {name} added: {new}".removesuffix(": "), _breaks(kind, new or "")
-            )
+            what = f"{kind} {name} added: {new}".removesuffix(": ")
+            yield Change(what, _breaks(kind, new or ""))
         elif new is None:
             lost = "the running version uses it" if kind in ("table", "column", "sequence") else ""
             yield Change(f"{kind} {name} dropped", lost)
@@ -78,13 +80,13 @@ def _breaks(kind: str, definition: str) -> str:
     if kind == "column" and "NOT NULL" in definition and "default" not in definition:
         return "the running version inserts rows without it"
     if kind == "constraint" and not definition.startswith("PRIMARY KEY"):
-        return "the running version does not know of it and may break it"
+        return "the running version does not know it and may violate it"
     if kind == "index" and "UNIQUE" in definition:
-        return "the running version does not know of it and may break it"
+        return "the running version does not know it and may violate it"
     return ""
 
 
 def _altered(kind: str, old: str, new: str) -> str:
     if kind == "column" and old.replace(" NOT NULL", "") == new:
         return ""  # it accepts more
-    return "the running version counts on what it was" if kind == "column" else ""
+    return "the running version relies on the former definition" if kind == "column" else ""

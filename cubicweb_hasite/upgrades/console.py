@@ -1,4 +1,4 @@
-"""What whoever waits for a rehearsal sees: bars with the time that is left, or plain lines."""
+"""The output of a rehearsal: progress bars with the time left, or plain lines in a log."""
 
 import time
 from collections.abc import Iterator
@@ -16,8 +16,32 @@ from rich.progress import (
 )
 
 
+class Bar:
+    """The progress bar of a step."""
+
+    def __init__(self, progress: Progress, task: TaskID, estimate: float) -> None:
+        self._progress = progress
+        self._task = task
+        self._estimate = estimate
+        self._start = time.monotonic()
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how much is done.
+
+        :param done: bytes done
+        :param total: bytes in all
+        """
+        self._progress.update(self._task, completed=done, total=total)
+
+    def tick(self) -> None:
+        """Show how much is done, by comparing the elapsed time with the estimate."""
+        if self._estimate:
+            elapsed = time.monotonic() - self._start
+            self._progress.update(self._task, completed=min(elapsed, 0.99 * self._estimate))
+
+
 class Console:
-    """Shows what is done; in a log, a line when a step begins and one when it ends."""
+    """Shows the steps: bars on a terminal, else a line at the start and at the end of each."""
 
     def __init__(self) -> None:
         self._console = RichConsole(highlight=False, soft_wrap=True)
@@ -27,50 +51,31 @@ class Console:
         self._console.print(text, markup=False)
 
     @contextmanager
-    def step(self, name: str, estimate: float = 0) -> Iterator["Step"]:
-        """Show a step.
+    def step(self, name: str, estimate: float = 0) -> Iterator[Bar]:
+        """Show a step while the block runs.
 
-        :param estimate: for how many seconds it is thought to last, 0 if that is not known
+        :param estimate: expected duration in seconds, 0 if it is not known
         """
-        expected = f", about {duration(estimate)}" if estimate else ""
-        if not self._console.is_terminal:
+        terminal = self._console.is_terminal
+        if not terminal:
+            expected = f", about {duration(estimate)}" if estimate else ""
             self.say(f"{name}{expected} …")
-        columns = (
+        columns = [
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
-        )
-        terminal = self._console.is_terminal
-        options = {"transient": True, "disable": not terminal}
-        with Progress(*columns, console=self._console, **options) as bar:
-            yield Step(bar, bar.add_task(name, total=estimate or None), estimate)
-
-
-class Step:
-    """The bar of a step."""
-
-    def __init__(self, bar: Progress, task: TaskID, estimate: float) -> None:
-        self._bar = bar
-        self._task = task
-        self._estimate = estimate
-        self._start = time.monotonic()
-
-    def progress(self, done: int, total: int) -> None:
-        """Show how far it is, in bytes."""
-        self._bar.update(self._task, completed=done, total=total)
-
-    def tick(self) -> None:
-        """Show how far it is by the time that it is thought to last."""
-        if self._estimate:
-            elapsed = time.monotonic() - self._start
-            self._bar.update(self._task, completed=min(elapsed, 0.99 * self._estimate))
+        ]
+        with Progress(
+            *columns, console=self._console, transient=True, disable=not terminal
+        ) as progress:
+            yield Bar(progress, progress.add_task(name, total=estimate or None), estimate)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration as text, such as `3.2 s` or `4 min 10 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:
@@ -79,12 +84,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as people say it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

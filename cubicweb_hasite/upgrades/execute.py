@@ -1,4 +1,4 @@
-"""Upgrade production by what was rehearsed: command by command, each checked, or not at all."""
+"""Upgrade production according to a rehearsal: run the commands one by one and check each."""
 
 import json
 import subprocess
@@ -8,47 +8,57 @@ from datetime import datetime
 from pathlib import Path
 
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.upgrades import Refused, RehearsalError, packages, state
+from cubicweb_hasite.upgrades import Refused, UpgradeError, packages, state
 from cubicweb_hasite.upgrades.console import Console, duration
-from cubicweb_hasite.upgrades.production import Command, Plan, Stage
+from cubicweb_hasite.upgrades.host_commands import Command
+from cubicweb_hasite.upgrades.production import Plan, Stage
 from cubicweb_hasite.upgrades.state import State
 
-LOG, DONE = "upgrade.log", "upgrade.json"
+#: in the folder of the rehearsal: the output of the commands
+LOG = "upgrade.log"
+#: in the folder of the rehearsal: the titles of the stages that are done
+DONE = "upgrade.json"
 
 
 def check(site_file: SiteFile, folder: Path) -> State:
-    """Return a rehearsal by which production may be upgraded.
+    """Return the rehearsal of a folder, if production may be upgraded according to it.
 
-    :raises Refused: it is too old, failed, or is not of what would be installed now.
+    :raises Refused: it failed, is too old, or other versions would be installed now.
     """
     try:
         rehearsal = state.load(folder)
     except ValueError as error:
         raise Refused(str(error)) from None
-    if rehearsal.verdict not in ("rolling", "stopped"):
-        how = "failed" if rehearsal.verdict else "did not come to its end"
+    if not rehearsal.passed:
+        how = "failed" if rehearsal.verdict else "was not finished"
         raise Refused(f"{folder}: this rehearsal {how}; run hasite-rehearse again")
     if rehearsal.site not in site_file.site.sites:
-        raise Refused(f"{folder} is of the site {rehearsal.site}, which the site file has not")
-    age, limit = state.age_hours(rehearsal), site_file.site.upgrade.max_age_hours
+        raise Refused(
+            f"{folder} is a rehearsal of the site {rehearsal.site}, which is not in "
+            f"{site_file.path}; give a rehearsal of {', '.join(site_file.site.sites)}"
+        )
+    age, limit = rehearsal.age_hours, site_file.site.upgrade.max_age_hours
     if age > limit:
         raise Refused(
-            f"{folder} is {age:.0f} hours old, {limit} at most is right by "
-            "upgrade.max_age_hours; rehearse again"
+            f"{folder} is {age:.0f} hours old; the limit is {limit} (upgrade.max_age_hours): "
+            "rehearse again"
         )
-    if rehearsal.fact("site_file") != site_file.digest:
+    if rehearsal.findings.upgrade.site_file != site_file.digest:
         raise Refused(f"{site_file.path} has changed since {folder}; rehearse again")
     parent = site_file.path.absolute().parent
     requirements = parent / site_file.site.upgrade.requirements
-    if rehearsal.fact("requirements") != packages.digest(requirements):
+    if rehearsal.findings.packages.requirements != packages.digest(requirements):
         raise Refused(
-            f"{requirements.name} asks for other versions than those rehearsed in {folder}; "
-            "rehearse again"
+            f"{requirements.name}, or a file that it names, has changed since {folder}; rehearse "
+            "again"
         )
     if altered := packages.altered(folder):
-        raise Refused(f"{folder}: packages are not those rehearsed: {', '.join(altered)}")
+        raise Refused(
+            f"{folder}: these packages have changed since the rehearsal: {', '.join(altered)}; "
+            "rehearse again"
+        )
     if folder.absolute() != parent / folder.name:
-        raise Refused(f"{folder} is not beside {site_file.path}, where its commands look for it")
+        raise Refused(f"{folder} is not in the folder of {site_file.path}; move it there")
     return rehearsal
 
 
@@ -61,9 +71,9 @@ def upgrade(
 ) -> None:
     """Do the stages that are not done yet.
 
-    :param confirm: whether to go on with a stage, by its title
-    :param note: is told the title of each stage that is done
-    :raises RehearsalError: a command failed, with the way back.
+    :param confirm: is called with the title of a stage, and returns whether to do it
+    :param note: is called with the title of each stage that is done
+    :raises UpgradeError: a command failed; the details tell how to roll back.
     """
     done_path = rehearsal.folder / DONE
     done: list[str] = json.loads(done_path.read_text()) if done_path.exists() else []
@@ -74,7 +84,7 @@ def upgrade(
             console.say(f"{title}: was done")
             continue
         if not confirm(title):
-            raise RehearsalError(f"stopped before {title}; run the same command to go on")
+            raise UpgradeError(f"stopped before {title}; run the same command to go on")
         _run(stage, title, site_file, rehearsal, console)
         note(title)
         done.append(stage.title)
@@ -92,9 +102,9 @@ def _run(
                 _execute(
                     command, site_file.path.absolute().parent, rehearsal.folder / LOG, bar.tick
                 )
-            except RehearsalError as error:
-                raise RehearsalError(
-                    f"{title}: {error}", f"{error.details}\n\nThe way back: {stage.back}"
+            except UpgradeError as error:
+                raise UpgradeError(
+                    f"{title}: {error}", f"{error.details}\n\nRollback: {stage.back}"
                 ) from None
     console.say(f"{title}: done in {duration(time.monotonic() - start)}")
 
@@ -102,9 +112,9 @@ def _run(
 def _execute(command: Command, folder: Path, log: Path, tick: Callable[[], None]) -> None:
     """Run a command until it prints what it should.
 
-    :raises RehearsalError: it does not.
+    :raises UpgradeError: it fails, or does not print it in time.
     """
-    deadline = time.monotonic() + command.patience
+    deadline = time.monotonic() + command.retry_seconds
     while True:
         now = datetime.now().astimezone().strftime("%H:%M:%S")
         with subprocess.Popen(
@@ -116,7 +126,7 @@ def _execute(command: Command, folder: Path, log: Path, tick: Callable[[], None]
             text=True,
             errors="replace",
         ) as process:
-            output, _ = _communicate(process, tick)
+            output = _output(process, tick)
         with log.open("a") as file:
             file.write(f"{now} $ {command.line}\n{output}")
         if not process.returncode and prints(output, command.prints):
@@ -129,20 +139,18 @@ def _execute(command: Command, folder: Path, log: Path, tick: Callable[[], None]
         why = f"its status is {process.returncode}"
     else:
         why = f"it does not print {command.prints!r}"
-    raise RehearsalError(f"{command.line}: {why}", f"It printed: {last or 'nothing'}")
+    raise UpgradeError(f"{command.line}: {why}", f"Its output: {last or 'nothing'}")
 
 
-def _communicate(
-    process: subprocess.Popen[str], tick: Callable[[], None]
-) -> tuple[str, str | None]:
+def _output(process: subprocess.Popen[str], tick: Callable[[], None]) -> str:
     while True:
         try:
-            return process.communicate(timeout=0.5)
+            return process.communicate(timeout=0.5)[0]
         except subprocess.TimeoutExpired:
             tick()
 
 
 def prints(output: str, wanted: str) -> bool:
-    """Return whether all the lines wanted are among those printed."""
+    """Return whether an output contains all the lines wanted."""
     lines = [line.strip() for line in output.splitlines()]
     return all(line.strip() in lines for line in wanted.splitlines())

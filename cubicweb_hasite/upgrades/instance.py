@@ -1,6 +1,6 @@
-"""The instance that is rehearsed: production's configuration, led to the copy and to nothing else.
+"""An instance with production's configuration that runs on the copy.
 
-It sends no mail, purges no cache of production, and listens on loopback alone.
+It reaches nothing of production: it sends no mail, purges no cache, and listens on loopback only.
 """
 
 import http.client
@@ -19,7 +19,7 @@ from pathlib import Path
 from cubicweb_hasite.deploy import render
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.site import Check
-from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades import UpgradeError
 from cubicweb_hasite.upgrades.programs import Programs, stop
 from cubicweb_hasite.upgrades.server import Server
 
@@ -32,19 +32,24 @@ _TIMEOUT = 60
 
 @dataclass
 class Visits:
-    """What visitors would have noticed."""
+    """The visits during a migration.
+
+    :param slowest: duration of the slowest one in seconds
+    :param failures: what was wrong, for each visit that failed
+    """
 
     count: int = 0
     slowest: float = 0.0
     failures: list[str] = field(default_factory=list)
 
 
-class Instance:
-    """An instance on a copy, run by one version of the software.
+class RehearsalInstance:
+    """An instance on the copy, with one version of the software.
 
-    :param folder: where it works, for itself alone
-    :param virtualenv: the version of the software
-    :param port: its port on 127.0.0.1; the next one is that of its management
+    :param folder: its own folder, for its configuration, logs and run-time files
+    :param virtualenv: the Python environment of this version
+    :param database: name of the copy
+    :param port: its port on 127.0.0.1; its management port is the next one
     """
 
     def __init__(
@@ -67,9 +72,9 @@ class Instance:
         self._rendered = _rendered_options(site_file, name)
 
     def prepare(self, configuration: Path) -> None:
-        """Make its folder anew, with a copy of the configuration.
+        """Make its folder again, with a copy of the configuration.
 
-        :raises RehearsalError: the configuration cannot be read.
+        :raises UpgradeError: the configuration cannot be read.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)  # the configuration holds secrets
@@ -77,11 +82,11 @@ class Instance:
         try:
             shutil.copytree(source, self.folder / "etc" / self.name, symlinks=True)
         except (OSError, shutil.Error) as error:
-            raise RehearsalError(
-                f"the configuration {source} cannot be copied: {error}; bring a copy of the web "
-                "servers' folder, or say where it is in preproduction.configuration"
+            raise UpgradeError(
+                f"the configuration {source} cannot be copied: {error}; copy the web servers' "
+                "folder there, or give another folder in preproduction.configuration"
             ) from None
-        for part in ("var", "run", "log"):
+        for part in ["var", "run", "log"]:
             (self.folder / part).mkdir()
 
     @property
@@ -114,7 +119,7 @@ class Instance:
             "CW_DB_NAME": self._database,
             "CW_DB_USER": parameters["user"],
             "CW_DB_EXTRA_ARGUMENTS": " ".join(extra),
-            # nobody but the rehearsal is told of anything
+            # it sends nothing to anybody
             "CW_HASITE_PURGE_URLS": "",
             "CW_SMTP_HOST": "127.0.0.1",
             "CW_SMTP_PORT": "1",
@@ -123,28 +128,32 @@ class Instance:
     def ctl(
         self, programs: Programs, *arguments: str, watch: Callable[[], None] | None = None
     ) -> str:
-        """Run cubicweb-ctl and return what it wrote.
+        """Run cubicweb-ctl and return its output.
 
-        :param watch: called every so often meanwhile
-        :raises RehearsalError: it failed.
+        :param watch: called about 20 times a second until it ends
+        :raises UpgradeError: it failed.
         """
         command = [str(self.virtualenv / "bin" / "cubicweb-ctl"), *arguments]
         return programs.run(command, environ=self.environ, folder=self.folder, watch=watch)
 
     @contextmanager
     def running(self, programs: Programs) -> Iterator[None]:
-        """Run one process of it, as the units of the web servers do.
+        """Run one process of it, in the same way as the systemd units of the web servers.
 
-        :raises RehearsalError: it does not start.
+        :raises UpgradeError: it does not start.
         """
         gunicorn = self.virtualenv / "bin" / "gunicorn"
         if not gunicorn.exists():
-            raise RehearsalError(f"{gunicorn} is missing: add gunicorn to the requirements")
+            raise UpgradeError(f"{gunicorn} is missing: add gunicorn to the requirements")
         instances = self.site.instances
         command = [
-            *(str(gunicorn), "--workers=1", "--worker-class=gthread"),
-            *(f"--threads={instances.threads}", f"--bind=127.0.0.1:{self.port}"),
-            *(f"--graceful-timeout={instances.graceful_seconds}", "--keep-alive=75"),
+            str(gunicorn),
+            "--workers=1",
+            "--worker-class=gthread",
+            f"--threads={instances.threads}",
+            f"--bind=127.0.0.1:{self.port}",
+            f"--graceful-timeout={instances.graceful_seconds}",
+            "--keep-alive=75",
             f'cubicweb_hasite.wsgi:application("{self.name}")',
         ]
         log = self.folder / "log" / "gunicorn.log"
@@ -155,7 +164,7 @@ class Instance:
             yield
         finally:
             stop(process)
-            programs.note(f"{gunicorn} wrote:\n{log.read_text(errors='replace')}")
+            programs.note(f"output of {gunicorn}:\n{log.read_text(errors='replace')}")
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -168,13 +177,14 @@ class Instance:
         wrote = log.read_text(errors="replace")
         lines = [line for line in wrote.strip().splitlines() if line.strip()]
         reasons = [line for line in lines if "not started" in line or "Error" in line]
-        why = (reasons or lines or [f"no answer in {_START_SECONDS} s"])[-1]
-        raise RehearsalError(f"the instance does not start: {why}", "\n".join(lines[-15:]))
+        why = (reasons or lines or [f"no response in {_START_SECONDS} s"])[-1]
+        raise UpgradeError(f"the instance does not start: {why}", "\n".join(lines[-15:]))
 
     def get(self, path: str, *, management: bool = False) -> tuple[int, str]:
-        """Return the status and the text of an answer.
+        """Return the status and the text of the response to a GET request.
 
-        :raises OSError: there is none.
+        :param management: whether to ask on the management port
+        :raises OSError: there is no response.
         """
         port = self.port + 1 if management else self.port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
@@ -189,19 +199,19 @@ class Instance:
             connection.close()
 
     def versions(self) -> str:
-        """Return what monitor_version says.
+        """Return the text of monitor_version.
 
-        :raises OSError: there is no answer.
+        :raises OSError: there is no response.
         """
         return self.get("/view?vid=monitor_version", management=True)[1]
 
     def problems(self, *, old: bool = False) -> list[str]:
-        """Run the monitors and the site's checks; return what is wrong.
+        """Run the monitors and the checks of the site file; return what is wrong.
 
-        :param old: whether it is the former version, which may live with the database's versions
+        :param old: whether it is the running version: its versions differ from the database's
         """
         result = []
-        for monitor in ("pool", "db", "version", "hostname"):
+        for monitor in ["pool", "db", "version", "hostname"]:
             path = f"/view?vid=monitor_{monitor}"
             if not (old and monitor == "version"):
                 result += self._problem(Check(path=path), management=True)
@@ -218,12 +228,12 @@ class Instance:
         if status != check.status:
             return [f"{check.path}: {status}, not {check.status}: {_beginning(text)}"]
         if check.text not in text:
-            return [f"{check.path}: without {check.text!r}: {_beginning(text)}"]
+            return [f"{check.path}: {check.text!r} is not in it: {_beginning(text)}"]
         return []
 
     @contextmanager
     def visited(self) -> Iterator[Visits]:
-        """Visit its pages, and ask whether the database answers, all the time meanwhile."""
+        """Visit its pages and ask monitor_db again and again while the block runs."""
         visits, end = Visits(), threading.Event()
         visitors: list[Callable[[], list[str]]] = [
             lambda: self._problem(Check(path="/view?vid=monitor_db"), management=True),
@@ -255,7 +265,7 @@ def _beginning(text: str) -> str:
 
 
 def _rendered_options(site_file: SiteFile, name: str) -> Mapping[str, str]:
-    """Return the options that the instances have in production, with secrets if they are here."""
+    """Return the options of production's instances, with secrets if this user may read them."""
     first = next(iter(site_file.site.web))
     rendering = render.render(site_file, drawing=False)
     text = rendering[f"{first}/etc/hasite/{name}.env"].content.decode()
@@ -263,6 +273,6 @@ def _rendered_options(site_file: SiteFile, name: str) -> Mapping[str, str]:
     if os.access(secrets, os.R_OK):
         text += secrets.read_text()
     options = dict(word.split("=", 1) for word in shlex.split(text, comments=True))
-    # how the copy is reached is the operator's own business
+    # the copy has other passwords
     options.pop("PGPASSFILE", None)
     return options

@@ -1,25 +1,26 @@
-"""What a migration locks, and for how long others would wait in production."""
+"""Which locks a migration takes, and how long others would wait for them in production."""
 
 import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
-from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades import UpgradeError
 from cubicweb_hasite.upgrades.server import Server, query
 
-#: seconds between two looks at the locks: shorter ones may be missed
+#: seconds between two looks at the locks: shorter locks may be missed
 INTERVAL = 0.05
 
-# PostgreSQL's documentation, section "Explicit Locking": what each conflicts with
+# PostgreSQL's documentation, section "Explicit Locking": what each mode blocks.
 _BLOCKS = {
     "AccessExclusiveLock": "reads and writes",
     "ExclusiveLock": "writes",
     "ShareRowExclusiveLock": "writes",
     "ShareLock": "writes",
 }
-# Tables of which others know: those made in an unfinished transaction are not seen. An index is
-# locked with its table.
+# Only tables that other transactions can see: pg_class hides those made in an unfinished one. An
+# index is locked with its table.
 _QUERY = """
     SELECT l.pid, c.relname, l.mode, l.granted
     FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
@@ -32,8 +33,12 @@ _QUERY = """
 
 @dataclass
 class Lock:
-    """A lock that others wait for: of which table, and in seconds the longest time at once, all
-    together, and when it was first seen since the beginning."""
+    """A lock for which others wait.
+
+    :param longest: the longest time that it was held without a break, in seconds
+    :param total: the time that it was held in all, in seconds
+    :param at: seconds from the start of the migration until it was first seen
+    """
 
     table: str
     mode: str
@@ -43,24 +48,27 @@ class Lock:
 
     @property
     def blocks(self) -> str:
-        """What has to wait meanwhile."""
+        """What has to wait for it."""
         return _BLOCKS[self.mode]
 
 
 class Sampler:
-    """A context manager that looks again and again which locks are held in a database."""
+    """A context manager that records the locks of a database while its block runs.
+
+    :param name: name of the database
+    """
 
     def __init__(self, server: Server, name: str) -> None:
         self._server = server
         self._name = name
         self._locks: dict[tuple[str, str], Lock] = {}
-        # since when each process holds a lock, or waits for one
-        self._since: dict[tuple[int, str, str, bool], float] = {}
+        # since when each process holds a lock or waits for one: (pid, table, mode, granted)
+        self._since: dict[tuple[Any, ...], float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        #: seconds for which a process waited for a lock at most
+        #: the longest time that a process waited for a lock, in seconds
         self.longest_wait = 0.0
-        #: why the locks are not known, empty if they are
+        #: why the locks could not be read, empty if they could
         self.failure = ""
 
     @property
@@ -85,11 +93,11 @@ class Sampler:
                     now = time.monotonic()
                     self._look(rows, last - start, now - start)
                     last = now
-        except RehearsalError as error:
+        except UpgradeError as error:
             self.failure = str(error)
 
-    def _look(self, rows: list[tuple], last: float, now: float) -> None:
-        # what is seen for the first time has begun since the last look, at the earliest
+    def _look(self, rows: list[tuple[Any, ...]], last: float, now: float) -> None:
+        # a lock that is seen for the first time was taken after the last look
         self._since = {key: self._since.get(key, last) for key in rows}
         for (_pid, table, mode, granted), since in self._since.items():
             if not granted:

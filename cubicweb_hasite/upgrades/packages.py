@@ -1,4 +1,4 @@
-"""The software of an upgrade: gathered once, and installed the same wherever it is."""
+"""The packages of an upgrade: collected once, then installed the same way on each machine."""
 
 import hashlib
 import re
@@ -8,17 +8,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cubicweb_hasite.upgrades import RehearsalError
+from cubicweb_hasite.upgrades import UpgradeError
 from cubicweb_hasite.upgrades.programs import Programs, clean_environ
 
-#: in the folder of a rehearsal: the packages, and their names, versions and digests
-WHEELS, LOCK = "wheels", "requirements.txt"
+#: folder of the packages, in the folder of a rehearsal
+WHEELS = "wheels"
+#: file with their names, versions and digests, in the folder of a rehearsal
+LOCK = "requirements.txt"
 
 
 def install_command(virtualenv: str, python: str, folder: str) -> str:
-    """Return the shell command that makes an environment from a folder with the packages.
+    """Return the shell command that installs the packages of a folder in a new environment.
 
-    Nothing else is installed than what was rehearsed, to the byte.
+    It installs exactly the files that were rehearsed, by their digests.
     """
     folder = shlex.quote(folder)
     return (
@@ -29,10 +31,10 @@ def install_command(virtualenv: str, python: str, folder: str) -> str:
 
 
 def gather(programs: Programs, requirements: Path, folder: Path, python: str) -> int:
-    """Build or download all that requirements need, into the folder of a rehearsal.
+    """Build or download all packages that requirements need, into the folder of a rehearsal.
 
-    :return: how many bytes they take
-    :raises RehearsalError: pip cannot.
+    :return: their size in bytes
+    :raises UpgradeError: pip cannot.
     """
     wheels = folder / WHEELS
     shutil.rmtree(wheels, ignore_errors=True)
@@ -40,7 +42,7 @@ def gather(programs: Programs, requirements: Path, folder: Path, python: str) ->
     environ = clean_environ()
     programs.run([python, "-m", "venv", "--clear", str(builder)], environ=environ)
     pip = [str(builder / "bin" / "pip"), "--disable-pip-version-check"]
-    # like `pip install`, `pip wheel` is to be content with what an environment comes with
+    # `pip wheel` would download newer versions of packages that a new environment already has
     present = programs.run([*pip, "freeze", "--all"], environ=environ).splitlines()
     asked = requirements.read_text()
     constraints = folder / "work" / "constraints.txt"
@@ -54,9 +56,9 @@ def gather(programs: Programs, requirements: Path, folder: Path, python: str) ->
 
 
 def install(programs: Programs, folder: Path, virtualenv: Path, python: str) -> float:
-    """Install what was gathered in a fresh virtualenv; return how many seconds it took.
+    """Install the packages in a new virtualenv; return the duration in seconds.
 
-    :raises RehearsalError: pip cannot, or the packages are not those that were gathered.
+    :raises UpgradeError: pip cannot, or the packages have changed.
     """
     start = time.monotonic()
     command = install_command(str(virtualenv), shlex.quote(python), str(folder))
@@ -71,7 +73,7 @@ def _locked(wheels: Path) -> Iterator[str]:
 
 
 def altered(folder: Path) -> list[str]:
-    """Return the names of packages of a rehearsal that are not as they were any more."""
+    """Return the names of packages of a rehearsal that have changed since, or are missing."""
     lines = (folder / LOCK).read_text().splitlines()
     wanted = {line.rpartition("sha256:")[2]: line.partition(" ")[0] for line in lines}
     present = {_sha256(file) for file in (folder / WHEELS).glob("*.whl")}
@@ -83,16 +85,16 @@ def _sha256(file: Path) -> str:
 
 
 def digest(requirements: Path) -> str:
-    """Return what changes when requirements do, or the files beside them that they name.
+    """Return a digest of requirements and of the local files that they name.
 
-    :raises RehearsalError: they cannot be read.
+    :raises UpgradeError: they cannot be read.
     """
     try:
         text = requirements.read_text()
     except OSError as error:
-        raise RehearsalError(
-            f"{requirements}: {error.strerror}; list there what is to be installed, in pip's "
-            "format, or name another file in upgrade.requirements"
+        raise UpgradeError(
+            f"{requirements}: {error.strerror}; list the packages to install there, in pip's "
+            "format, or give another file in upgrade.requirements"
         ) from None
     result = hashlib.sha256(text.encode())
     for word in re.split(r"[\s=]+", text):
@@ -101,7 +103,7 @@ def digest(requirements: Path) -> str:
             continue
         for file in sorted(path.rglob("*") if path.is_dir() else [path]):
             name = str(file.relative_to(path))
-            # a build leaves its own traces
+            # builds write these
             if file.is_file() and not re.search(r"build/|\.egg-info/|__pycache__/", name):
                 result.update(f"{word} {name} {_sha256(file)}".encode())
     return result.hexdigest()

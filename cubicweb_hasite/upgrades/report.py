@@ -1,4 +1,4 @@
-"""What a rehearsal has shown: `report.md`, and the same as `report.html`."""
+"""Write the report of a rehearsal: `report.md`, and the same as `report.html`."""
 
 import textwrap
 from datetime import datetime
@@ -7,14 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from rich import filesize
 
+from cubicweb_hasite import versions
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.upgrades.console import duration, size
+from cubicweb_hasite.upgrades.console import duration
 from cubicweb_hasite.upgrades.production import Plan
 from cubicweb_hasite.upgrades.state import State
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SIZES = {"copy": "dump", "restore": "restored", "packages": "wheels", "upgrade": "upgraded_size"}
 
 
 def write(site_file: SiteFile, state: State) -> None:
@@ -31,7 +32,7 @@ def write(site_file: SiteFile, state: State) -> None:
     )
     environment.filters |= {
         "duration": duration,
-        "size": size,
+        "size": filesize.decimal,
         "time": lambda text: f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC",
         "text": _text,
         "cell": lambda text: _text(text).replace("|", "\\|"),
@@ -46,60 +47,67 @@ def write(site_file: SiteFile, state: State) -> None:
 
 
 def _text(text: str) -> str:
-    """Return text that Markdown takes as it is."""
+    """Return text without special meaning in Markdown."""
     for character in "\\`*_<>[]":
         text = text.replace(character, f"\\{character}")
     return text
 
 
 def _context(site_file: SiteFile, state: State) -> dict[str, Any]:
-    site, fact = site_file.site, state.fact
-    stages = Plan(site, state).stages() if state.verdict in ("rolling", "stopped") else []
-    upgrade = fact("upgrade_seconds", 0)
-    # what the start of an instance and its checks, and what a balancer notices, take
-    instance = fact("start_seconds", 0) + fact("check_seconds", 0) + 5
+    site, upgrade = site_file.site, state.findings.upgrade
+    plan = Plan(site, state) if state.passed else None
+    # the start of an instance and its checks, and the time until a balancer notices
+    instance = upgrade.start_seconds + upgrade.check_seconds + 5
     count = len(site.instances_of(site=state.site))
-    installation = fact("install_seconds", 0) * len(site.web)
+    installation = state.findings.packages.install_seconds * len(site.web)
     return {
         "state": state,
+        "found": state.findings,
         "site_path": str(site_file.path.absolute()),
         "site_name": site_file.path.name,
         "again": f"cubicweb-ctl hasite-rehearse {site_file.path.name}",
         "anonymise": site.preproduction.anonymise if site.preproduction else None,
         "max_age": site.upgrade.max_age_hours,
         "total": sum(step.seconds for step in state.steps.values()),
-        "interruption": duration(upgrade + instance),
-        "plan_time": duration(1.5 * (installation + upgrade + count * instance)),
+        "interruption": duration(upgrade.upgrade_seconds + instance),
+        "plan_time": duration(1.5 * (installation + upgrade.upgrade_seconds + count * instance)),
         "steps": _steps(state),
-        "versions": _versions(fact("versions_before", ""), fact("versions_after", "")),
-        "against": fact("against_rolling", []),
-        "visits": fact("visits", {"count": 0, "slowest": 0, "failures": []}),
-        "locks": fact("locks", []),
-        "changes": fact("changes", []),
-        "stages": stages,
-        "way_back": Plan(site, state).way_back() if stages else None,
+        "versions": _versions(state) if upgrade.versions_after else [],
+        "stages": plan.stages() if plan else [],
+        "rollback": plan.rollback() if plan else None,
     }
 
 
 def _steps(state: State) -> list[dict[str, Any]]:
+    found = state.findings
+    sizes = {
+        "copy": ("dump", found.copy.dump),
+        "restore": ("database", found.restore.size),
+        "packages": ("packages", found.packages.size),
+        "upgrade": ("database", found.upgrade.size),
+    }
+    parts = {
+        "packages": [("installation", found.packages.install_seconds)],
+        "upgrade": [
+            ("migration", found.upgrade.upgrade_seconds),
+            ("start", found.upgrade.start_seconds),
+            ("monitors and checks", found.upgrade.check_seconds),
+        ],
+    }
     rows = []
     for name, step in state.steps.items():
-        count = step.facts.get(_SIZES.get(name, ""))
-        of = {"copy": "dump of ", "restore": "database of ", "packages": "packages of "}
-        text = f"{of.get(name, 'database of ')}{size(count)}" if count else ""
+        what, size = sizes.get(name, ("", 0))
+        text = f"{what} of {filesize.decimal(size)}" if size else ""
         rows.append({"name": name, "status": step.status, "seconds": step.seconds, "size": text})
-        labels = {"upgrade_seconds": "migration", "start_seconds": "start"}
-        labels |= {"check_seconds": "monitors and checks", "install_seconds": "installation"}
-        for fact, label in labels.items():
-            if fact in step.facts:
-                row = {"name": f"- {label}", "status": "", "seconds": step.facts[fact]}
-                rows.append({**row, "size": ""})
+        rows += [
+            {"name": f"- {part}", "status": "", "seconds": seconds, "size": ""}
+            for part, seconds in parts.get(name, [])
+            if seconds
+        ]
     return rows
 
 
-def _versions(before: str, after: str) -> list[tuple[str, str, str]]:
-    old, new = (
-        dict(part.split(": ", 1) for part in text.split(" | ") if ": " in part)
-        for text in (before, after)
-    )
+def _versions(state: State) -> list[tuple[str, str, str]]:
+    found = state.findings.upgrade
+    old, new = versions.parse(found.versions_before), versions.parse(found.versions_after)
     return [(cube, old.get(cube, "none"), new.get(cube, "none")) for cube in old | new]

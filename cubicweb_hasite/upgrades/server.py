@@ -1,14 +1,16 @@
-"""Which PostgreSQL server is which: what is production is only read, whatever its address.
+"""PostgreSQL servers: production, which is only read, and the server of the copies.
 
-Addresses prove nothing: names, sockets, proxies and poolers lead to one server in many ways. The
-server itself is asked. A cluster has an identifier from its birth, which physical standbys and
-copies share, promoted or not (PostgreSQL, `pg_control_system`).
+An address does not identify a server: names, sockets, proxies and poolers lead to one server in
+many ways. So each server is asked for the system identifier of its cluster. `initdb` makes it, and
+physical standbys and copies keep it, promoted or not (PostgreSQL, `pg_control_system`).
 """
 
 import ipaddress
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
@@ -16,7 +18,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from cubicweb_hasite.deploy.site import Site
-from cubicweb_hasite.upgrades import Refused, RehearsalError
+from cubicweb_hasite.upgrades import Refused, UpgradeError
 
 #: a standby that is further behind, in bytes of WAL, is not copied
 _FURTHEST_BEHIND = 16 * 1024**2
@@ -24,11 +26,11 @@ _FURTHEST_BEHIND = 16 * 1024**2
 
 @dataclass(frozen=True)
 class Server:
-    """A PostgreSQL server that has told who it is.
+    """A PostgreSQL server that has been identified.
 
-    :param parameters: of libpq, which lead to it and to no other
-    :param system: identifier of its cluster
-    :param behind: how many bytes of WAL it has still to replay, None if that is not known
+    :param parameters: libpq's parameters, which lead to this server only
+    :param system: system identifier of its cluster
+    :param behind: bytes of WAL that it has still to replay, None if that is not known
     """
 
     name: str
@@ -39,17 +41,25 @@ class Server:
     behind: int | None = None
 
     def connect(self, database: str | None = None) -> Connection:
-        """Return a connection, on which each statement is a transaction.
+        """Return a connection on which each statement is a transaction.
 
-        :raises RehearsalError: the server does not take it.
+        :param database: name of the database, by default that of the parameters
+        :raises UpgradeError: the server refuses the connection.
         """
         changed = {"dbname": database} if database else {}
         return _connect({**self.parameters, **changed})
 
     def environ(self, database: str) -> dict[str, str]:
         """Return the environment that leads PostgreSQL's programs to one of its databases."""
-        names = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER"}
-        names |= {"sslmode": "PGSSLMODE", "options": "PGOPTIONS", "passfile": "PGPASSFILE"}
+        names = {
+            "host": "PGHOST",
+            "hostaddr": "PGHOSTADDR",
+            "port": "PGPORT",
+            "user": "PGUSER",
+            "sslmode": "PGSSLMODE",
+            "options": "PGOPTIONS",
+            "passfile": "PGPASSFILE",
+        }
         given = {names[key]: value for key, value in self.parameters.items() if key in names}
         return given | {"PGDATABASE": database, "PGCONNECT_TIMEOUT": "10"}
 
@@ -58,32 +68,39 @@ def _connect(parameters: Mapping[str, str]) -> Connection:
     try:
         connection = psycopg2.connect(make_dsn(**parameters))
     except psycopg2.Error as error:
-        raise RehearsalError(" ".join(str(error).split())) from None
+        raise UpgradeError(_one_line(error)) from None
     connection.autocommit = True
     return connection
 
 
-def query(connection: Connection, text: str | sql.Composable, *values: object) -> list[tuple]:
-    """Return the rows of a query, none of a command.
+def query(
+    connection: Connection, text: str | sql.Composable, *values: object
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query, no rows for a command.
 
-    :raises RehearsalError: the server refuses it, or is lost.
+    :raises UpgradeError: the server refuses it, or is lost.
     """
     try:
         with connection.cursor() as cursor:
             cursor.execute(text, values or None)
             return cursor.fetchall() if cursor.description else []
     except psycopg2.Error as error:
-        raise RehearsalError(" ".join(str(error).split())) from None
+        raise UpgradeError(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def production(site: Site, name: str) -> list[Server]:
-    """Return the nodes of a site's database that answer, those to be copied first first.
+    """Return the nodes of a site's database that answer; the first is the best to copy.
 
     :param name: name of the site
-    :raises Refused: they are not one cluster, or do not say which.
-    :raises RehearsalError: none answers.
+    :raises Refused: they are not of one cluster, or cannot be identified.
+    :raises UpgradeError: none answers.
     """
-    servers, failures = [], []
+    nodes: list[tuple[Server, Connection]] = []
+    failures = []
     for address in site.database_addresses:
         parameters = {
             "host": address,
@@ -92,40 +109,30 @@ def production(site: Site, name: str) -> list[Server]:
             "dbname": site.database_name(name),
             "connect_timeout": "5",
             "application_name": "hasite-rehearse",
-            # whoever has the right to write
+            # read-only even if this role may write
             "options": "-c default_transaction_read_only=on",
         }
         try:
             connection = _connect(parameters)
-        except RehearsalError as error:
+        except UpgradeError as error:
             failures.append(str(error))
             continue
         try:
-            servers.append((address, parameters, connection, *_describe(connection)))
-        except RehearsalError as error:
-            raise Refused(f"production's node {address} does not say who it is: {error}") from None
-    if not servers:
-        raise RehearsalError(f"no node of production answers: {'; '.join(failures)}")
-    if len({system for *_, system, _standby, _version in servers}) > 1:
+            described = _describe(connection)
+        except UpgradeError as error:
+            raise Refused(f"production's node {address} cannot be identified: {error}") from None
+        nodes.append((Server(address, parameters, *described), connection))
+    if not nodes:
+        raise UpgradeError(f"no node of production answers: {'; '.join(failures)}")
+    if len({server.system for server, _ in nodes}) > 1:
         raise Refused(
-            "production's nodes are not of one cluster, by their system identifiers: "
-            + ", ".join(f"{address}: {system}" for address, _, _, system, *_ in servers)
+            "production's nodes are of several clusters, by their system identifiers: "
+            + ", ".join(f"{server.name}: {server.system}" for server, _ in nodes)
         )
-    written = max(
-        (
-            _position(connection, "pg_current_wal_lsn()")
-            for *_, connection, _system, standby, _version in servers
-            if not standby
-        ),
-        default=None,
-    )
-    result = []
-    for address, parameters, connection, system, standby, version in servers:
-        behind = None
-        if standby and written is not None:
-            behind = max(0, written - _position(connection, "pg_last_wal_replay_lsn()"))
+    result = _with_positions(nodes)
+    for _, connection in nodes:
         connection.close()
-        result.append(Server(address, parameters, system, standby, version, behind))
+    # a standby that is up to date, else the primary, else a standby that is far behind
     return sorted(
         result,
         key=lambda server: (
@@ -133,6 +140,31 @@ def production(site: Site, name: str) -> list[Server]:
             server.standby,
         ),
     )
+
+
+def _with_positions(nodes: list[tuple[Server, Connection]]) -> list[Server]:
+    """Return the nodes, with how far each standby is behind."""
+    written = [
+        _position(connection, "pg_current_wal_lsn()")
+        for server, connection in nodes
+        if not server.standby
+    ]
+    result = []
+    for server, connection in nodes:
+        behind = None
+        if server.standby and written:
+            behind = max(0, max(written) - _position(connection, "pg_last_wal_replay_lsn()"))
+        result.append(
+            Server(
+                server.name,
+                server.parameters,
+                server.system,
+                server.standby,
+                server.version,
+                behind,
+            )
+        )
+    return result
 
 
 def _position(connection: Connection, function: str) -> int:
@@ -148,41 +180,37 @@ def _describe(connection: Connection) -> tuple[str, bool, int]:
 
 
 def target(conninfo: str, nodes: list[Server]) -> Server:
-    """Return the server on which copies are made, once it is sure that it is not production.
+    """Return the server of the copies, after making sure that it is not production.
 
-    What is returned leads to the very server that was asked: a name is resolved once.
+    The result leads to the very server that was identified: a name is resolved only once.
 
-    :param conninfo: how to reach it, in libpq's format
-    :param nodes: those of production
-    :raises Refused: it is production in whatever way, or there is a doubt.
-    :raises RehearsalError: it does not answer.
+    :param conninfo: `preproduction.database`, in libpq's format
+    :param nodes: the nodes of production
+    :raises Refused: it is production, or that cannot be excluded.
+    :raises UpgradeError: it does not answer.
     """
     try:
         given = parse_dsn(conninfo)
     except psycopg2.Error as error:
-        raise RehearsalError(f"preproduction.database: {' '.join(str(error).split())}") from None
+        raise UpgradeError(f"preproduction.database: {_one_line(error)}") from None
     given.setdefault("dbname", "postgres")
     given["application_name"] = "hasite-rehearse"
     given.setdefault("connect_timeout", "5")
-    connection = _connect(given)
-    parameters = {**given, **connection.info.dsn_parameters}
-    parameters.pop("service", None)
-    for key in ("host", "hostaddr", "port"):
-        if "," in parameters.get(key, ""):
-            raise Refused(
-                f"preproduction.database leads to several servers, {parameters[key]}: give one"
-            )
-    pinned = _pin(parameters, connection)
-    connection = _connect(pinned)  # by which it is asked, and reached from now on
-    try:
-        server = _recognize(connection, pinned, nodes)
-    finally:
-        connection.close()
-    return server
+    with closing(_connect(given)) as connection:
+        parameters = {**given, **connection.info.dsn_parameters}
+        parameters.pop("service", None)
+        for key in ("host", "hostaddr", "port"):
+            if "," in parameters.get(key, ""):
+                raise Refused(
+                    f"preproduction.database leads to several servers, {parameters[key]}: give one"
+                )
+        pinned = _pin(parameters, connection)
+    with closing(_connect(pinned)) as connection:
+        return _identify(connection, pinned, nodes)
 
 
 def _pin(parameters: dict[str, str], connection: Connection) -> dict[str, str]:
-    """Return parameters that lead to one address, whatever a name resolves to later."""
+    """Return parameters that lead to one address, even if a name resolves to another later."""
     host = parameters.get("host") or connection.info.host or ""
     pinned = {**parameters, "port": str(connection.info.port)}
     if host.startswith(("/", "@")) or "hostaddr" in parameters or not host:
@@ -193,24 +221,28 @@ def _pin(parameters: dict[str, str], connection: Connection) -> dict[str, str]:
         pass
     else:
         return {**pinned, "hostaddr": host}
+    try:
+        found = socket.getaddrinfo(host, connection.info.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UpgradeError(f"preproduction.database: {host} has no address: {error}") from None
     failure = None
-    for *_, address in socket.getaddrinfo(host, connection.info.port, type=socket.SOCK_STREAM):
+    for *_, address in found:
         candidate = {**pinned, "hostaddr": str(address[0])}
         try:
             _connect(candidate).close()
-        except RehearsalError as error:
+        except UpgradeError as error:
             failure = error
         else:
             return candidate
-    raise failure or RehearsalError(f"{host} has no address")
+    raise failure or UpgradeError(f"preproduction.database: {host} has no address")
 
 
-def _recognize(connection: Connection, parameters: dict[str, str], nodes: list[Server]) -> Server:
+def _identify(connection: Connection, parameters: dict[str, str], nodes: list[Server]) -> Server:
     where = _where(parameters)
     try:
         system, standby, version = _describe(connection)
-    except RehearsalError as error:
-        raise Refused(f"{where} does not say which cluster it is: {error}") from None
+    except UpgradeError as error:
+        raise Refused(f"{where} cannot be identified: {error}") from None
     for node in nodes:
         if system == node.system:
             raise Refused(
@@ -223,7 +255,7 @@ def _recognize(connection: Connection, parameters: dict[str, str], nodes: list[S
     [[process]] = query(connection, "SELECT pg_backend_pid()")
     if process != connection.info.backend_pid:
         raise Refused(
-            f"there is a pooler at {where}, behind which may be any server; give the address of "
+            f"there is a pooler at {where}, and any server may be behind it; give the address of "
             "PostgreSQL itself"
         )
     for (name,) in query(connection, "SELECT subname FROM pg_subscription"):
@@ -234,7 +266,9 @@ def _recognize(connection: Connection, parameters: dict[str, str], nodes: list[S
     rights = "SELECT rolcreatedb OR rolsuper, rolname FROM pg_roles WHERE rolname = current_user"
     [[may_create, user]] = query(connection, rights)
     if not may_create:
-        raise RehearsalError(f"{user} may not make databases at {where}: ALTER USER … CREATEDB")
+        raise UpgradeError(
+            f"{user} may not create databases at {where}; run there: ALTER USER {user} CREATEDB"
+        )
     return Server(where, parameters, system, standby, version)
 
 
