@@ -6,6 +6,7 @@ is down.
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from cubicweb import ConfigurationError, ExecutionError
 from cubicweb.pyramid import wsgi_application
@@ -14,7 +15,7 @@ from cubicweb.pyramid import wsgi_application
 _BOOT_ERROR = 3
 
 
-def application(instance: str | None = None) -> Callable:
+def application(instance: str | None = None) -> Callable[..., Any]:
     """Return the application of an instance, by default the one that `CW_INSTANCE` names.
 
     :raises SystemExit: it cannot start now; why is said in one line on the standard error.

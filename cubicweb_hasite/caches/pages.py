@@ -201,7 +201,7 @@ def _csrf_cookie(request: Request) -> str | None:
 
 
 @implementer(ISession)
-class _EmptySession(dict):
+class _EmptySession(dict[str, Any]):
     """A session in which there is nothing, and which tells if something was put into it."""
 
     created = 0

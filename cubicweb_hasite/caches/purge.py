@@ -58,7 +58,7 @@ class Purger:
 
     def __init__(self, url: str, base_url: str, *, max_queued: int = MAX_QUEUED) -> None:
         parts, site = options.cache_url(url), urlsplit(base_url)
-        self._address = parts.hostname, parts.port
+        self._address = parts.hostname or "", parts.port
         self._connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
         # as browsers write it (RFC 9110, section 4.2.3, and 7.2)

@@ -5,7 +5,7 @@ The lines are those of cubicweb 5.0.1.
 
 import logging
 import select
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from cubicweb.server.sources.native import NativeSQLSource
 from cubicweb.server.sqlutils import ConnectionWrapper
@@ -117,7 +117,7 @@ class Connection(ConnectionWrapper):
         return not poll.poll(0)
 
     @property
-    def cu(self):
+    def cu(self) -> Any:
         """The cursor.
 
         :raises NoConnection: the transaction is lost and was not rolled back since.
@@ -132,7 +132,7 @@ class Connection(ConnectionWrapper):
         return self._cu
 
     @cu.setter
-    def cu(self, cursor) -> None:
+    def cu(self, cursor: Any) -> None:
         self._cu = cursor
 
     def statement_failed(self, error: Exception, *, rolled_back: bool) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from tempfile import TemporaryFile
+from typing import Any
 from urllib.parse import quote
 
-from cubicweb.entity import Entity
+from cubicweb.entity import Entity, EntityAdapter
 from logilab.mtconverter import BINARY_ENCODINGS
 from pyramid.response import FileIter, Response
 from webob import Request
@@ -176,7 +177,7 @@ def _wanted_range(request: Request, response: Response) -> Range | None:
     return wanted if wanted and _tolerant(lambda: response in request.if_range) else None
 
 
-def _tolerant(parse: Callable):
+def _tolerant(parse: Callable[[], Any]) -> Any:
     """Return what WebOb makes of a header, None if it is malformed, which is to be ignored."""
     try:
         return parse()
@@ -191,7 +192,7 @@ def _not_modified(request: Request, selected: Selected) -> bool:
     return since is not None and selected.last_modified <= since
 
 
-def _download(adapter) -> bytes | None:
+def _download(adapter: EntityAdapter) -> bytes | None:
     entity = adapter.entity
     immutable_data = entity.cw_adapt_to("IImmutableData")
     attribute = "data" if immutable_data is None else immutable_data.attribute
@@ -210,7 +211,7 @@ def _modified_since(request: Request, selected: Selected) -> bool:
     return date is not None and selected.last_modified > date
 
 
-def _thumbnail(adapter) -> bytes | None:
+def _thumbnail(adapter: EntityAdapter) -> bytes | None:
     try:
         return adapter.thumbnail_data() or None
     except Exception as exc:  # Pillow raises errors of many types on data that is no image
@@ -218,7 +219,7 @@ def _thumbnail(adapter) -> bytes | None:
         return None
 
 
-def _content_type(adapter) -> str:
+def _content_type(adapter: EntityAdapter) -> str:
     """Return the media type as stock CubicWeb's download view does, made safe for a header."""
     encoding = adapter.download_encoding()
     if encoding in BINARY_ENCODINGS:

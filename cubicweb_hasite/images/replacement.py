@@ -148,7 +148,7 @@ def replace(cnx: Connection, former: int) -> int:
     return current
 
 
-def _execute(cnx: Connection, sql: str, args: dict[str, Any]):
+def _execute(cnx: Connection, sql: str, args: dict[str, Any]) -> Any:
     """Run SQL in the middle of a transaction.
 
     Without `rollback_on_failure=False` CubicWeb rolls back after a deadlock or a lost connection,
@@ -225,7 +225,7 @@ def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
 
 def _references(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, str]]:
     """Yield the (table, column) pairs that hold eids of entities of a type, but its own row's."""
-    seen = set()
+    seen: set[tuple[str, str]] = set()
     for rschema, targets, role in eschema.relation_definitions():
         if rschema.type in VIRTUAL_RTYPES or rschema.rule:
             continue

@@ -9,7 +9,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
@@ -174,7 +174,7 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
     return json.dumps(health)
 
 
-def _observed(figures: Mapping[str, object]) -> dict[str, object]:
+def _observed(figures: Mapping[str, Any]) -> dict[str, object]:
     if figures.get("maximum"):
         value = round(figures["in_use"] * 100 / figures["maximum"], 1)
         return {"observedValue": value, "observedUnit": "percent"}

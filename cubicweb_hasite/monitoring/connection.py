@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.sources.native import NativeSQLSource
@@ -36,14 +37,14 @@ class ProbeConnection:
         self._postgres = source.dbdriver == "postgres"
         # SQLite's file, and the database of CubicWeb's test cases, may be replaced by another
         self._keep = self._postgres and config.mode != "test"
-        self._connection = None
+        self._connection: Any = None
         self._opened = 0.0
         # of what another thread needs to cut the connection
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._asked = _NEVER
 
-    def ask(self, sql: str, reconnect: bool, *, until: float) -> list[tuple]:
+    def ask(self, sql: str, reconnect: bool, *, until: float) -> list[tuple[Any, ...]]:
         """Return the rows of a query that only reads.
 
         :param reconnect: whether to ask on a new connection
@@ -79,7 +80,7 @@ class ProbeConnection:
                 except Exception as exc:  # it may be broken
                     log.debug("while closing the connection of the probes: %s", exc)
 
-    def _ask(self, sql: str, reconnect: bool, until: float) -> list[tuple]:
+    def _ask(self, sql: str, reconnect: bool, until: float) -> list[tuple[Any, ...]]:
         if reconnect:
             self.close()
         if self._connection is not None and time.monotonic() - self._opened > MAX_AGE:
@@ -116,7 +117,7 @@ class ProbeConnection:
             self._connection, self._socket = connection, sock
         self._opened = time.monotonic()
 
-    def _execute(self, sql: str) -> list[tuple]:
+    def _execute(self, sql: str) -> list[tuple[Any, ...]]:
         with self._lock:
             self._asked = time.monotonic()
         cursor = self._connection.cursor()

@@ -6,6 +6,7 @@ bounded by the configuration of the instance, whatever visitors ask for.
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cubicweb.server.repository import Repository
 from pyramid.registry import Registry
@@ -26,10 +27,13 @@ try:
         generate_latest,
     )
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
 except ImportError:
     AVAILABLE = False
 else:
     AVAILABLE = True
+
+Handler = Callable[[Request], Response]
 
 _DOWNLOAD_STATUSES = ("200", "206", "304")
 _STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
@@ -66,7 +70,7 @@ def watch(repo: Repository) -> None:
     get = pool.get
 
     # CubicWeb tells of what a pool does in debug logs alone.
-    def timed_get():
+    def timed_get() -> Any:
         maximum = getattr(pool, "max_size", 0)
         if not maximum or pool.qsize() or pool.size() < maximum:
             return get()
@@ -81,7 +85,7 @@ def exposition() -> bytes:
     return generate_latest(REGISTRY)
 
 
-def response_tween_factory(handler: Callable, registry: Registry) -> Callable:
+def response_tween_factory(handler: Handler, registry: Registry) -> Handler:
     """Count what visitors are answered; not what monitoring systems are."""
 
     def response_tween(request: Request) -> Response:
@@ -118,7 +122,7 @@ if AVAILABLE:
         for _visibility in ("public", "private"):
             _downloads.labels(_status, _visibility)
 
-    class _Collector:
+    class _Collector(Collector):
         """Reads, when it is asked, what is not counted as it happens."""
 
         repo: Repository | None = None

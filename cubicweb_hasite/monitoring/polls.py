@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as DeadlineExceeded
+from typing import Any
 
 from cubicweb.server.repository import Repository
 
@@ -30,7 +31,7 @@ class DatabaseUnavailable(Exception):
     """The database did not answer; the message gives the reason, and holds no secret."""
 
 
-def query(repo: Repository, sql: str, *, reconnect: bool = False) -> list[tuple]:
+def query(repo: Repository, sql: str, *, reconnect: bool = False) -> list[tuple[Any, ...]]:
     """Return the rows of a query that only reads.
 
     One query is in flight at a time. A thread that asks the same query meanwhile shares its
@@ -45,7 +46,7 @@ def query(repo: Repository, sql: str, *, reconnect: bool = False) -> list[tuple]
     return attributes[_ATTRIBUTE].query(sql, reconnect)
 
 
-class _Attempt(Future):
+class _Attempt(Future[list[tuple[Any, ...]]]):
     """A query that is in flight, or waits to be asked."""
 
     def __init__(self, sql: str, reconnect: bool):
@@ -69,7 +70,7 @@ class _Polls:
         self._silent = False
         self._state = _HEALTHY
 
-    def query(self, sql: str, reconnect: bool) -> list[tuple]:
+    def query(self, sql: str, reconnect: bool) -> list[tuple[Any, ...]]:
         deadline = self._deadline
         came = time.monotonic()
         with self._lock:
@@ -100,7 +101,9 @@ class _Polls:
     def _deadline(self) -> float:
         return self._config["hasite-probe-deadline"]
 
-    def _result(self, sql: str, reconnect: bool, came: float, until: float) -> list[tuple]:
+    def _result(
+        self, sql: str, reconnect: bool, came: float, until: float
+    ) -> list[tuple[Any, ...]]:
         while True:
             attempt = self._attempt(sql, reconnect)
             try:

@@ -6,6 +6,8 @@ alone: it asks for no token, so it is to be reachable by them alone.
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import waitress
 from cubicweb import ConfigurationError
@@ -54,7 +56,9 @@ class _Application:
     def __init__(self, repo: Repository):
         self._repo = repo
 
-    def __call__(self, environ, start_response):
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         request = Request(environ)
         return self._respond(request)(environ, start_response)
 

@@ -37,7 +37,7 @@ class Reading:
     ok: bool
     text: str
     #: what the text says, for programs
-    figures: Mapping[str, object] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
     #: False: the database could not be asked
     checked: bool = True
 
@@ -182,14 +182,14 @@ def _on_disk(name: str, find: Callable[[], str | None], read: Callable[[str], An
     except (KeyError, OSError):  # unknown, moved or gone
         pass
     try:
-        path = find()
-        if path is None:
+        found = find()
+        if found is None:
             return None
-        identity = _identity(path)
-        value = read(path)
+        identity = _identity(found)
+        value = read(found)
     except (ImportError, OSError):
         return None
-    _known[name] = path, identity, value
+    _known[name] = found, identity, value
     return value
 
 
@@ -201,7 +201,7 @@ def _pkginfo_on_disk(cube: str) -> tuple[str, set[str]] | None:
 
     def find() -> str | None:
         spec = find_spec(f"cubicweb_{cube}.__pkginfo__")
-        return spec and spec.origin
+        return spec.origin if spec else None
 
     def read(path: str) -> tuple[str, set[str]]:
         pkginfo = runpy.run_path(path)

@@ -49,7 +49,8 @@ def monitor(request: Request) -> Response:
     # the pattern of the route begins with the path of the site
     path = f"/{request.path_info.rpartition('/')[2]}"
     repo = request.registry["cubicweb.repository"]
-    return port.response(answers.answer(repo, path, query, request.headers, trusted=False))
+    answer = answers.answer(repo, path, query, request.headers, trusted=False)
+    return port.response(answer or answers.error(404, "there is no such monitor"))
 
 
 def is_monitor(environ: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from webob import Request
 
 from cubicweb_hasite import responses
 from cubicweb_hasite.images import downloads
+from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.images.visibility import readable_entity
 from cubicweb_hasite.monitoring import metrics
 
@@ -24,7 +25,7 @@ class DownloadView(idownloadable.DownloadView):
     """Downloads an entity that adapts to IDownloadable."""
 
     __select__ = idownloadable.DownloadView.__select__ & yes()
-    representation = "download"
+    representation: Representation = "download"
 
     def set_http_cache_headers(self) -> None:
         """Make the response, since it is here that CubicWeb asks for its headers."""

@@ -1,8 +1,11 @@
 """The edit controller: an image whose data is edited in a form gets a new eid."""
 
 import re
+from typing import Any
 
 from cubicweb import UnknownEid, ValidationError
+from cubicweb.entity import Entity
+from cubicweb.rset import ResultSet
 from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
 from logilab.common.registry import yes
@@ -18,9 +21,10 @@ class EditController(editcontroller.EditController):
 
     __select__ = editcontroller.EditController.__select__ & yes()
 
+    _edited_entity: Entity | None = None
     _replaced: dict[int, int | None] | None = None
 
-    def publish(self, rset=None):
+    def publish(self, rset: ResultSet | None = None) -> Any:
         unavailable = tuple(unavailability(self._cw.cnx.repo.system_source))
         try:
             return super().publish(rset)
@@ -38,9 +42,9 @@ class EditController(editcontroller.EditController):
             former = self._former_eid_in_form()
             if former is None:
                 raise
-            error = changed_meanwhile(former)
-            settle_failed_edit(self._cw, error)
-            raise error from None
+            conflict = changed_meanwhile(former)
+            settle_failed_edit(self._cw, conflict)
+            raise conflict from None
 
     def _former_eid_in_form(self) -> int | None:
         for value in self._cw.form.values():
@@ -54,7 +58,7 @@ class EditController(editcontroller.EditController):
         self._replaced = replacement.track(self._cw.cnx)
         super()._default_publish()
 
-    def edit_entity(self, formparams, multiple=False):
+    def edit_entity(self, formparams: dict[str, Any], multiple: bool = False) -> Any:
         eschema = self._cw.vreg.schema.entity_schema_for(formparams["__type"])
         if replacement.replaceable(eschema):
             self._lock(formparams["eid"])

@@ -3,6 +3,9 @@
 The form holds a token of the visitor, so that no page with it could be shared.
 """
 
+from collections.abc import Callable
+
+from cubicweb_web.request import CubicWebRequestBase
 from cubicweb_web.views.basecomponents import CookieLoginComponent
 from logilab.common.registry import objectify_predicate
 
@@ -10,7 +13,7 @@ from cubicweb_hasite import options
 
 
 @objectify_predicate
-def shares_pages(_cls, req, **_kwargs) -> int:
+def shares_pages(_cls: type, req: CubicWebRequestBase, **_kwargs: object) -> int:
     """Select where caches may keep pages of anonymous visitors."""
     return int(bool(options.page_ages(req.vreg.config)))
 
@@ -20,7 +23,7 @@ class LoginLink(CookieLoginComponent):
 
     __select__ = CookieLoginComponent.__select__ & shares_pages()
 
-    def render(self, w) -> None:
+    def render(self, w: Callable[..., None]) -> None:
         """Write it."""
         req = self._cw
         req.add_css("cubicweb.pictograms.css")
