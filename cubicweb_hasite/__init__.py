@@ -2,5 +2,5 @@
 
 
 def includeme(config) -> None:
-    """Hand the cube's routes, tween and subscriber to Pyramid."""
+    """Add the cube's routes, tweens and subscribers to Pyramid."""
     config.include("cubicweb_hasite.pyramid")
