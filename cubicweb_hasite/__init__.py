@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the rendering works without Pyramid
+if TYPE_CHECKING:  # rendering works without Pyramid
     from pyramid.config import Configurator
 
 
 def includeme(config: "Configurator") -> None:
-    """Hand the cube's routes, tween and subscriber to Pyramid."""
+    """Add the cube's routes, tweens and subscribers to Pyramid."""
     config.include("cubicweb_hasite.pyramid")

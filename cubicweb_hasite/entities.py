@@ -1,20 +1,20 @@
-"""Adapters: by them an application says which of its entities have immutable data."""
+"""Adapters by which an application declares which of its entities have immutable data."""
 
 from cubicweb.entity import EntityAdapter
 from cubicweb.predicates import has_mimetype, is_instance
 
 
 class ImmutableDataAdapter(EntityAdapter):
-    """Says that the data of an entity never changes under its eid.
+    """Declares that the data of an entity never changes under its eid.
 
-    When such data is edited through the web the entity gets a new eid, hence a new URL, and
-    caches may keep its downloads for long. To say it of another type::
+    When such data is edited through the web the entity gets a new eid, and so a new URL. That is
+    why caches may keep its downloads for a long time. To declare it for another type::
 
         class ImmutableVideo(ImmutableDataAdapter):
             __select__ = is_instance("Video")
 
-    and to say that some files are not immutable, select those with a higher score and set
-    `immutable` to False::
+    If some files are not immutable, select them with a higher score and set `immutable` to
+    False::
 
         class LiveChart(ImmutableDataAdapter):
             __select__ = is_instance("File") & has_mimetype("image/") & score_entity(is_chart)

@@ -1,4 +1,4 @@
-"""Workarounds for bugs of CubicWeb, each guarded by the last version known to have the bug.
+"""Workarounds for bugs of CubicWeb. Each applies up to the last version known to have the bug.
 
 The lines are those of cubicweb 5.0.1 and of cubicweb-web 1.6.2.
 """
@@ -36,16 +36,16 @@ _CUBICWEB_WEB = Version(version("cubicweb-web"))
 
 
 def settle_failed_edit(req: CubicWebRequestBase, error: ValidationError) -> None:
-    """Make `/edit` answer an error by the form, with nothing committed.
+    """Make `/edit` show an error in the form, with nothing committed.
 
-    For `validateform` CubicWeb does it itself (cubicweb_web.views.basecontrollers). For `/edit`,
-    as of cubicweb-web 1.6.2:
+    CubicWeb does so itself for `validateform` (cubicweb_web.views.basecontrollers), but not for
+    `/edit`, as of cubicweb-web 1.6.2:
 
-    - CubicWebPyramidHandler.__call__ (cubicweb_web.bwcompat) does not roll back: the entities
-      edited before the error are committed at the end of the request;
-    - CubicWebPublisher.validation_error_handler (cubicweb_web.application) keeps in the session
-      the error, whose arguments may hold an entity, and the form, which may hold uploaded files:
-      they cannot be pickled, and the answer is 500.
+    - `CubicWebPyramidHandler.__call__` (cubicweb_web.bwcompat) does not roll back: the entities
+      that were edited before the error are committed at the end of the request;
+    - `CubicWebPublisher.validation_error_handler` (cubicweb_web.application) keeps the error and
+      the form in the session. The arguments of the error may hold an entity, and the form may
+      hold uploaded files; they cannot be pickled, and the answer is 500.
     """
     if Version("1.6.2") < _CUBICWEB_WEB:
         return
@@ -54,15 +54,15 @@ def settle_failed_edit(req: CubicWebRequestBase, error: ValidationError) -> None
     error.args = (error.entity, error.errors)
     for name, value in list(req.form.items()):
         values = value if isinstance(value, list) else [value]
-        # (file name, stream); a browser does not fill them in again anyway
+        # (file name, stream), which browsers do not fill in again anyway
         if any(isinstance(each, tuple) for each in values):
             del req.form[name]
 
 
 def speed_up(config: Configurator, speed_ups: Container[str]) -> None:
-    """Spare pages what CubicWeb does again and again.
+    """Spare pages what CubicWeb does again and again (option `hasite-speed-ups`).
 
-    :param speed_ups: those that are on, as :func:`options.speed_ups` returns them
+    :param speed_ups: the speed-ups that are on, as :func:`options.speed_ups` returns them
     """
     if "hasite-remember-source-lines" in speed_ups:
         remember_source_lines()
@@ -75,12 +75,12 @@ def speed_up(config: Configurator, speed_ups: Container[str]) -> None:
 
 
 def remember_source_lines() -> None:
-    """Look up once where a controller is defined, not at each request.
+    """Look up once in which line a controller is defined, not at each request.
 
-    `CubicWebPyramidHandler.__call__` (cubicweb_web.bwcompat) does it to log which controller it
-    has chosen. It is half of the CPU time of an ordinary page; and Python 3.11 fails at times to
-    parse a file in two threads at once (https://github.com/python/cpython/issues/106905), which
-    the visitor sees as an error 500.
+    `CubicWebPyramidHandler.__call__` (cubicweb_web.bwcompat) does so to log the controller. It
+    takes half of the CPU time of an ordinary page. Also, Python 3.11 sometimes fails to parse a
+    file in two threads at once (https://github.com/python/cpython/issues/106905), which is an
+    error 500 for the visitor.
     """
     if Version("1.6.2") >= _CUBICWEB_WEB:
         bwcompat.inspect = SimpleNamespace(
@@ -102,12 +102,12 @@ def _first_line(controller: type) -> int:
 
 
 def remember_options() -> None:
-    """Ask the environment for an option of an instance once, not at each use.
+    """Look up an option of an instance in the environment once, not at each use.
 
-    `CubicWebConfiguration.__getitem__` (cubicweb/cwconfig.py, lines 934 to 941) looks for a
-    variable of the environment, goes through the list of all options and checks the value, 70
-    times in a page: up to 7 % of its CPU time. A value that is set while the process runs is seen
-    at once.
+    `CubicWebConfiguration.__getitem__` (cubicweb/cwconfig.py, lines 934 to 941) looks for an
+    environment variable, goes through the list of all options and validates the value, 70 times
+    in a page. That is up to 7 % of its CPU time. A value that the process sets itself is seen at
+    once.
     """
     if Version("5.0.1") >= _CUBICWEB:
         CubicWebConfiguration.__getitem__ = _remembered_option
@@ -117,7 +117,7 @@ _stock_option = CubicWebConfiguration.__getitem__
 
 
 def _remembered_option(config: CubicWebConfiguration, name: str) -> Any:
-    # with the attribute that holds it, to find which is to go through the list
+    # with the attribute that holds it, because to find that goes through the list
     known = vars(config).setdefault("_hasite_options", {})
     if name in known:
         attribute, stored, value = known[name]
@@ -130,11 +130,11 @@ def _remembered_option(config: CubicWebConfiguration, name: str) -> Any:
 
 
 def load_users_at_once() -> None:
-    """Ask the database once in a transaction for what it has of a user, not twice; and in SQL.
+    """Load the groups and the properties of a user by one SQL query in each transaction.
 
-    `CWUser.groups`, `CWUser.properties` and `CWUser.owns` (cubicweb/entities/authobjs.py, lines
-    56 to 88 and 156 to 165), which each page asks for, take an RQL query each: 2 to 6 % of the CPU
-    time of a page for the first two, 5 % for the last.
+    Each page uses `CWUser.groups`, `CWUser.properties` and `CWUser.owns`
+    (cubicweb/entities/authobjs.py, lines 56 to 88 and 156 to 165), which take an RQL query each.
+    That is 2 to 6 % of the CPU time of a page for the first two, and 5 % for the last.
     """
     if Version("5.0.1") >= _CUBICWEB:
         CWUser.groups, CWUser.properties = _user_data("groups"), _user_data("properties")
@@ -163,7 +163,7 @@ def _owns(user: CWUser, eid: int | str) -> bool:
         "SELECT 1 FROM owned_by_relation WHERE eid_from=%(x)s AND eid_to=%(u)s",
         {"x": eid, "u": user.eid},
     ).fetchone()
-    # who owns what he may not read does not own it for CubicWeb
+    # for CubicWeb, users do not own what they may not read
     return owner is not None and bool(_stock_owns(user, eid))
 
 
@@ -172,14 +172,14 @@ _RDF_ROUTES = ("one_entity", "one_entity_eid")
 
 
 def look_up_rdf_on_demand(event: ApplicationCreated) -> None:
-    """Fetch an entity for its RDF only where RDF is asked for.
+    """Fetch an entity for its RDF only if the visitor asks for RDF.
 
-    The routes by which CubicWeb's REST API serves RDF, which `cubicweb-ctl create` switches on,
-    take the page of each entity for theirs: they fetch the entity twice before they leave it to
+    `cubicweb-ctl create` switches on routes of CubicWeb's REST API that serve RDF. They match the
+    page of each entity too: they fetch the entity twice before they leave the request to
     cubicweb_web (cubicweb/pyramid/predicates.py, lines 52 to 98, and resources.py, lines 75 to
-    89). It is 8 % of the CPU time of the page of an entity.
+    89). That is 8 % of the CPU time of the page of an entity.
 
-    Where the REST API serves pages too nothing changes.
+    Nothing changes if the REST API serves pages too.
     """
     registry = event.app.registry
     includes = aslist(registry.settings.get("cubicweb.includes", ""))
@@ -195,10 +195,10 @@ def _asks_for_rdf(_match: dict[str, Any], request: Request) -> bool:
 
 
 def look_types_up(repo: Repository) -> None:
-    """Let a database that is away not be taken for one without the entity.
+    """Report a database that is down as such, not as one without the entity.
 
     `NativeSQLSource.eid_type` (cubicweb/server/sources/native.py, lines 975 to 984) raises
-    `UnknownEid` after any error, so users seem to be deleted, which is an error 500.
+    `UnknownEid` after any error. Users then seem to be deleted, which is an error 500.
     """
     source = repo.system_source
     if Version("5.0.1") >= _CUBICWEB and source.dbdriver == "postgres":

@@ -1,7 +1,7 @@
 """The WSGI application of an instance, for gunicorn: `cubicweb_hasite.wsgi:application("mysite")`.
 
-It is that of :mod:`cubicweb.pyramid`, which ends in a traceback of sixty lines when the database
-is down.
+It is the application of :mod:`cubicweb.pyramid`, with one clear line instead of a traceback of
+sixty lines when the database is down.
 """
 
 import sys
@@ -16,9 +16,9 @@ _BOOT_ERROR = 3
 
 
 def application(instance: str | None = None) -> Callable[..., Any]:
-    """Return the application of an instance, by default the one that `CW_INSTANCE` names.
+    """Return the application of an instance, by default of the one that `CW_INSTANCE` names.
 
-    :raises SystemExit: it cannot start now; why is said in one line on the standard error.
+    :raises SystemExit: the instance cannot start now. One line on the standard error says why.
     """
     try:
         return wsgi_application(instance)

@@ -1,1 +1,1 @@
-"""Who may keep what, and who is told of changes."""
+"""What shared caches may keep, and how they are told of changes."""

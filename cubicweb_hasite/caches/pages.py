@@ -1,13 +1,12 @@
-"""Let shared caches keep pages for anonymous visitors, for as long as an option says of each view.
+"""Let shared caches keep pages for anonymous visitors. An option gives the time for each view.
 
-The balancer tells anonymous visitors from others: it asks the caches, and they the instance, for
-the page `/file/812` of a visitor who has neither logged in nor a session under the name
-`/_anonymous/en/file/812` (:data:`cubicweb_hasite.names.ANONYMOUS`). Only an answer under such a
-name is shared, so that a stored page is never given to another visitor: where there is no such
-balancer nothing is shared.
+The balancer recognizes anonymous visitors, who have neither logged in nor a session. For them it
+requests `/file/812` under the name `/_anonymous/en/file/812`
+(:data:`cubicweb_hasite.names.ANONYMOUS`). Only responses under such a name are shared, so a stored
+page never reaches a logged-in user. Without such a balancer nothing is shared.
 
-Such a page is rendered with nothing of the visitor: his headers are taken away, and his session
-is an empty one. What the rendering did decides whether it is shared: see :func:`_is_shareable`.
+Such a page is rendered without the visitor's headers, and with an empty session. It is shared
+only if the rendering shows that it is the same for all: see :func:`_is_shareable`.
 """
 
 import re
@@ -40,14 +39,14 @@ _POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNOREC
 def includeme(config: Configurator) -> None:
     """Let pages be shared if the option `hasite-page-max-age` names views."""
     by_view = options.page_ages(config.registry["cubicweb.config"])
-    # a balancer may use the name already, or still
+    # without the option too: the balancer may be configured before the instance, or after it
     config.add_tween(
         "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
     )
     views = config.registry["cubicweb.registry"]["views"]
     for regid in by_view:
         for view in views[regid]:
-            # where CubicWeb has a view say who may keep it, before it is rendered
+            # CubicWeb calls it before it renders the view
             view.http_cache_manager = partial(_Manager, view.http_cache_manager, by_view)
     config.add_tween(
         "cubicweb_hasite.caches.pages.tween_factory",
@@ -57,7 +56,7 @@ def includeme(config: Configurator) -> None:
 
 
 def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Lead :data:`names.ANONYMOUS` and what follows to the page that was asked for."""
+    """Remove :data:`names.ANONYMOUS` and the language from the path of a request."""
 
     def name_tween(request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
@@ -71,7 +70,7 @@ def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 
 def tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Give anonymous visitors an empty session, which is kept if something is put into it."""
+    """Give anonymous visitors an empty session. It is kept only if something is put into it."""
     languages = policy.page_languages(registry["cubicweb.config"])
 
     def anonymous_page_tween(request: Request) -> Response:
@@ -96,9 +95,9 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 
 def share(request: Request, response: Response) -> bool:
-    """Let shared caches keep a response if it is a page that they may; return whether it is.
+    """Let shared caches keep a response if it is a page that they may keep; return whether it is.
 
-    To be called when nothing is added to the response any more.
+    Call it when the response is complete.
     """
     page = request.environ.get(_KEY)
     if page is None or page.age is None or not page.shareable or request.session.changed:
@@ -106,7 +105,7 @@ def share(request: Request, response: Response) -> bool:
     cookies = {cookie.partition("=")[0] for cookie in response.headers.getall("Set-Cookie")}
     if not cookies <= {_csrf_cookie(request)}:
         return False
-    # CubicWeb makes a token for each request (cubicweb_web.bwcompat); the page does not hold it
+    # CubicWeb makes a token for each request (cubicweb_web.bwcompat), which is not in the page
     for name in ("Set-Cookie", "ETag", "Last-Modified", "Expires", "Vary"):
         if name in response.headers:
             del response.headers[name]  # all of them
@@ -120,11 +119,11 @@ def is_anonymous(request: Request) -> bool:
 
 
 class _Page:
-    """What is known of the page that answers an anonymous visitor."""
+    """A page that was requested under the name for anonymous visitors."""
 
-    #: whether the visitor is one indeed
+    #: whether the visitor is anonymous indeed
     renders = False
-    #: for how long its view may be kept, in seconds; None if the option does not name it
+    #: how long its view may be kept, in seconds; None if the option does not name the view
     age: int | None = None
     shareable = False
 
@@ -141,10 +140,10 @@ class _Manager:
         self._view = view
 
     def set_headers(self) -> None:
-        """Note the age of a page for an anonymous visitor, and forget what his browser says."""
+        """Note the age of a page for an anonymous visitor, and drop the headers of the browser."""
         view, req = self._view, self._view._cw
         page = req._request.environ.get(_KEY)
-        # views that inherit from those that are named inherit their manager too
+        # a view that inherits from one in the option inherits its manager too
         age = self._by_view.get(view.__regid__)
         if page is None or not page.renders or age is None or req.ajax_request:
             self._stock(view).set_headers()
@@ -153,7 +152,7 @@ class _Manager:
         req._headers_in = Headers()
         environ = req._request.environ
         for name in [name for name in environ if name.startswith("HTTP_")]:
-            # the cookie is that of the token, which the page must not hold
+            # the cookie holds only the token, which must not be in the page
             if name not in ("HTTP_HOST", "HTTP_COOKIE", "HTTP_ACCEPT_LANGUAGE"):
                 del environ[name]
 
@@ -161,7 +160,7 @@ class _Manager:
 def _is_nobody(request: Request) -> bool:
     """Return whether a request is that of an anonymous visitor, without a session.
 
-    Whatever its name says: who gave it may not know all the ways in which one logs in here.
+    The name alone is no proof: the balancer may not know all ways to log in to this instance.
     """
     return (
         request.method in ("GET", "HEAD")
@@ -176,10 +175,10 @@ def _is_nobody(request: Request) -> bool:
 
 
 def _is_shareable(request: Request, response: Response) -> bool:
-    """Return whether a rendered page is the same for all who read its language.
+    """Return whether a rendered page is the same for all visitors with its language.
 
-    It is not when it holds a form, a login or a message, or when its view says something of
-    caches or cookies by itself. (A message comes by the session, which has changed then.)
+    It is not if it holds a form, a login or a message, or if its view has set headers for caches
+    or cookies. (A message comes from the session, which has changed then.)
     """
     headers = response.headers
     vary = {field.strip().lower() for field in ",".join(headers.getall("Vary")).split(",")}
@@ -202,14 +201,14 @@ def _csrf_cookie(request: Request) -> str | None:
 
 @implementer(ISession)
 class _EmptySession(dict[str, Any]):
-    """A session in which there is nothing, and which tells if something was put into it."""
+    """An empty session, which notes whether something is put into it."""
 
     created = 0
     new = True
     changed = False
 
     def __setitem__(self, key: str, value: Any) -> None:
-        # at each request CubicWeb says that nothing is searched for (cubicweb_web.request)
+        # at each request CubicWeb sets it to None (cubicweb_web.request)
         if (key, value) != ("search_state", None):
             self.changed = True
             super().__setitem__(key, value)

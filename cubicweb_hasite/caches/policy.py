@@ -1,7 +1,7 @@
-"""Who may store a response, and for how long: the one policy of the cube (RFC 9111).
+"""Which caches may store a response, and how long: the only policy of the cube (RFC 9111).
 
-A response that shared caches may store holds only what an anonymous visitor may read, carries
-no cookie, and varies on nothing that a visitor controls.
+A response that shared caches may store holds only what an anonymous visitor may read. It has no
+cookie, and does not vary on anything that a visitor controls.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from webob import Response
 
 NO_STORE = "no-store"
-#: how long a redirect from a former eid may be kept, in seconds: short, since an image may be
-#: replaced again, but longer than Squid's `minimum_expiry_time`, 60 seconds
+#: How long a redirect from a former eid may be kept, in seconds. It is short, because an image
+#: may be replaced again, but longer than Squid's `minimum_expiry_time`, 60 seconds.
 REDIRECT_MAX_AGE = 120
 _ONE_YEAR = 365 * 24 * 3600
 
@@ -19,8 +19,8 @@ def cache_control(*, shared: bool, max_age: int | None) -> str:
     """Return the value of Cache-Control for data that the visitor may read.
 
     :param shared: whether an anonymous visitor may read it too
-    :param max_age: for how long the data may be used without asking, in seconds; None for data
-        that may change under its URL, which is to be revalidated at each use
+    :param max_age: how long the data may be used without revalidation, in seconds; None for data
+        that may change under its URL and must be revalidated at each use
     """
     who = "public" if shared else "private"
     if max_age is None:
@@ -36,33 +36,34 @@ def redirect_cache_control(*, shared: bool) -> str:
 
 
 def page_languages(config: Any) -> set[str]:
-    """Return the languages in which pages of an instance may be asked for."""
+    """Return the languages of the pages of an instance."""
     return set(config.available_languages())
 
 
 def page_cache_control(age: int) -> str:
     """Return the value of Cache-Control for a page that is the same for all anonymous visitors.
 
-    Browsers do not keep it: their user may log in meanwhile.
+    Browsers do not keep it, because the visitor may log in meanwhile.
 
-    :param age: for how long shared caches may keep it, in seconds
+    :param age: how long shared caches may keep it, in seconds
     """
     return f"public, max-age=0, s-maxage={age}"
 
 
 def protect(response: Response, *, static: bool, own: bool = False) -> None:
-    """Keep what another view answered from shared caches, unless it says `public` itself.
+    """Make the response of any view safe for shared caches. It is shared only if it says `public`.
 
-    CubicWeb's own pages depend on who asks, and some caches store a response without any
-    `Cache-Control`. Errors, and redirects that are not said to be cacheable, nobody stores.
+    CubicWeb's own pages depend on the visitor, and some caches store responses that have no
+    `Cache-Control`. Errors are never stored, nor redirects without `Cache-Control`.
 
     :param static: whether it is a static file, which is the same for all and needs no cookie
-    :param own: whether it is the visitor's own even if it says `public`
+    :param own: whether it is for this visitor only, even if it says `public`
     """
     headers = response.headers
     if own:
-        # Of CubicWeb's pages the ETag says the groups of the visitor, no more: Squid 5.7, whose
-        # collapsed_forwarding lets others wait for the answer, would take it for theirs.
+        # The ETag of CubicWeb's pages depends only on the groups of the visitor. Other visitors
+        # may wait for the same response in Squid 5.7 (collapsed_forwarding), which would find
+        # the page unchanged and give it to them.
         for validator in ("ETag", "Last-Modified"):
             headers.pop(validator, None)
     value = headers.get("Cache-Control", "")

@@ -1,8 +1,11 @@
-"""Make shared caches forget what they hold of an entity, by `PURGE` requests after the commit.
+"""Remove the data of an entity from shared caches, by `PURGE` requests after each commit.
 
-The method `PURGE` is no standard of HTTP: Squid has it, Varnish is taught it in its VCL, and both
-take it for a URL and the site's `Host`, as a visitor sends them. What a cache holds of a URL
-under other names than those below, it holds for its max-age at most.
+A background thread sends them. If a cache is down the edit is not affected: the purge is retried,
+and the outage is logged once.
+
+The method `PURGE` is not in the HTTP standard. Squid has it, and Varnish has it in its VCL; both
+take the URL and the `Host` of the site as a visitor sends them. If a cache holds a resource under
+other URLs than those below, it holds it until its max-age.
 """
 
 import atexit
@@ -28,19 +31,19 @@ from cubicweb_hasite.names import ANONYMOUS
 
 log = logging.getLogger(__name__)
 
-#: for how long a cache may keep us waiting, in seconds
+#: how long to wait for a cache, in seconds
 TIMEOUT = 2.0
-#: how long after a failure a cache is asked again, in seconds
+#: how long to wait after a failure, in seconds
 RETRY_DELAY = 1.0
-#: how many paths may wait for one cache: some 20 MB of memory
+#: how many paths may wait for one cache: about 20 MB of memory
 MAX_QUEUED = 100_000
-#: for how long the end of the process waits for purges, in seconds, if the cache takes them
+#: how long the end of the process waits for purges, in seconds, if the cache is up
 EXIT_TIMEOUT = 30.0
-#: how many former eids of an entity are purged, the latest ones: what the others answered are
-#: redirects, which caches forget soon (see policy.REDIRECT_MAX_AGE)
+#: How many former eids of an entity are purged, the latest ones. For the others caches hold only
+#: redirects, which expire soon (see policy.REDIRECT_MAX_AGE).
 MAX_FORMER_EIDS = 20
 
-# What a proxy in front of the cache answers when the cache is not there.
+# the statuses of a proxy in front of a cache that is down
 _DOWN = (502, 503, 504)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -48,12 +51,13 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Purger:
     """Sends the purges of one cache, in a thread of its own.
 
-    A path waits once, however often it is added meanwhile. While the cache is down the paths
-    wait, the oldest ones leaving for newer ones since their max-age ends first.
+    A path is queued once, however often it is added. While the cache is down the paths wait. If
+    the queue is full the oldest ones are dropped, because their max-age ends first.
 
-    :param url: where the cache is, `http` or `https`, without a path
-    :param base_url: where visitors reach the site
-    :raises ConfigurationError: the URL is not such a one.
+    :param url: the URL of the cache, `http` or `https`, without a path
+    :param base_url: the URL of the site for visitors
+    :param max_queued: how many paths may wait
+    :raises ConfigurationError: the URL has the wrong format.
     """
 
     def __init__(self, url: str, base_url: str, *, max_queued: int = MAX_QUEUED) -> None:
@@ -61,37 +65,37 @@ class Purger:
         self._address = parts.hostname or "", parts.port
         self._connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
-        # as browsers write it (RFC 9110, section 4.2.3, and 7.2)
+        # as browsers write it (RFC 9110, sections 4.2.3 and 7.2)
         default_port = f":{_DEFAULT_PORTS.get(site.scheme)}"
         self._host = site.netloc.rpartition("@")[2].removesuffix(default_port)
         self._max_queued = max_queued
-        #: requests that the cache took
+        #: requests that the cache accepted
         self.sent = 0
-        #: requests that the cache did not answer, which are made again, or refused
+        #: requests that the cache did not answer (they are retried) or refused
         self.failed = 0
-        #: paths that left the queue because it was full
+        #: paths that were dropped because the queue was full
         self.dropped = 0
         self._paths: dict[str, None] = {}
         self._sending = 0
         self._down = False
-        self._told = False
+        self._logged = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     @property
     def queued(self) -> int:
-        """How many paths wait, the one being sent included."""
+        """How many paths wait, with the one that is being sent."""
         return len(self._paths) + self._sending
 
     def add(self, paths: Iterable[str]) -> None:
-        """Have paths purged soon, and return at once.
+        """Queue paths, and return at once.
 
         :param paths: with their query strings, as :func:`paths` returns them
         """
         with self._changed:
             for path in paths:
                 self._put(path)
-            # Started here, in the process that needs it: a process may have forked before.
+            # started here, in the process that needs it: a process may have forked before
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name=f"purges of {self.url}", daemon=True
@@ -102,7 +106,7 @@ class Purger:
     def flush(self, timeout: float) -> bool:
         """Wait until nothing is queued, or the cache is down; return whether nothing is queued.
 
-        :param timeout: for how long, in seconds
+        :param timeout: how long to wait, in seconds
         """
         with self._changed:
             self._changed.wait_for(lambda: not self.queued or self._down, timeout)
@@ -120,13 +124,13 @@ class Purger:
             path = self._take(connection)
             down = False
             try:
-                # quoted as a browser does what a page has left as it is
+                # quoted as browsers quote a URL that a page has not quoted
                 target = quote(path, safe=string.punctuation)
                 connection.request("PURGE", target, headers={"Host": self._host})
                 response = connection.getresponse()
                 response.read()
                 answer, down = f"status {response.status}", response.status in _DOWN
-                # 404: it had nothing under this URL
+                # 404: the cache had nothing under this URL
                 done = response.status < 300 or response.status == 404
             except (OSError, HTTPException) as error:
                 connection.close()
@@ -136,10 +140,10 @@ class Purger:
                 time.sleep(RETRY_DELAY)
 
     def _take(self, connection: HTTPConnection) -> str:
-        """Wait for a path, and take it out: when it is added meanwhile it is sent again."""
+        """Wait for a path and remove it. If it is added meanwhile, it is sent again."""
         with self._changed:
             if not self._paths:
-                connection.close()  # before the cache does it, unnoticed
+                connection.close()  # the cache would close it later, unnoticed
                 self._changed.wait_for(lambda: self._paths)
             path = next(iter(self._paths))
             del self._paths[path]
@@ -147,7 +151,7 @@ class Purger:
         return path
 
     def _settle(self, path: str, answer: str, *, down: bool, done: bool) -> None:
-        """Count what became of a path; tell of it when it is news."""
+        """Count the result for a path, and log it if the state of the cache has changed."""
         with self._changed:
             self._sending = 0
             self.sent += done
@@ -156,12 +160,12 @@ class Purger:
                 self._put(path)
             self._down = down
             self._changed.notify_all()
-        if done and self._told:
-            log.info("%s takes purges again", self.url)
-        elif not done and not self._told:
+        if done and self._logged:
+            log.info("%s accepts purges again", self.url)
+        elif not done and not self._logged:
             what = "is down, purges wait" if down else f"refuses to purge {path}"
             log.error("%s %s: %s", self.url, what, answer)
-        self._told = not done
+        self._logged = not done
 
 
 _purgers: dict[tuple[str, ...], tuple[Purger, ...]] = {}
@@ -171,7 +175,7 @@ _making = threading.Lock()
 def purgers(config: CubicWebConfiguration) -> tuple[Purger, ...]:
     """Return the purgers of this process, one for each cache that the configuration lists.
 
-    :raises ConfigurationError: one of the URLs makes no sense.
+    :raises ConfigurationError: one of the URLs has the wrong format.
     """
     urls = config.get("hasite-purge-urls")
     if not urls:
@@ -185,15 +189,15 @@ def purgers(config: CubicWebConfiguration) -> tuple[Purger, ...]:
 
 
 def _end(purgers: Iterable[Purger]) -> None:
-    """Let a short process, as that of a script, not end before what it has changed is purged."""
+    """Let a short process, such as a script, send its purges before it ends."""
     deadline = time.monotonic() + EXIT_TIMEOUT
     for purger in purgers:
         if not purger.flush(max(deadline - time.monotonic(), 0)):
-            log.error("%s was not asked for %s purges", purger.url, purger.queued)
+            log.error("%s did not get %s purges", purger.url, purger.queued)
 
 
 def entity_urls(entity: Entity) -> set[str]:
-    """Return the URLs under which caches may hold an entity's data, below that of the site."""
+    """Return the URLs of an entity's data that caches may hold, relative to the site."""
     base_url = entity._cw.base_url()
     urls = {
         f"{stem}{rest}"
@@ -204,7 +208,7 @@ def entity_urls(entity: Entity) -> set[str]:
         try:
             adapter = entity.cw_adapt_to(regid)
             url = "" if adapter is None else getattr(adapter, method)()
-        except Exception:  # an application's own code, which is not to fail the edit
+        except Exception:  # from the application's own code, which must not fail the edit
             log.exception("no URL to purge from %s of %s", regid, entity)
             continue
         if url.startswith(base_url):
@@ -213,15 +217,15 @@ def entity_urls(entity: Entity) -> set[str]:
 
 
 def page_urls(entity: Entity) -> set[str]:
-    """Return the URLs of the pages where an entity is shown, below that of the site.
+    """Return the URLs of the pages that show an entity, relative to the site.
 
-    Its own, the list of its type, and the home page.
+    They are its own page, the list of its type, and the home page.
     """
     etype = entity.cw_etype.lower()
     urls = {f"{etype}/{entity.eid}", f"{entity.eid}", etype, ""}
     try:
         urls.add(entity.rest_path())
-    except Exception:  # an application's own code, which is not to fail the edit
+    except Exception:  # from the application's own code, which must not fail the edit
         log.exception("no URL of the page to purge of %s", entity)
     return urls
 
@@ -241,12 +245,12 @@ def _paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
 
 
 def paths(cnx: Connection, urls: Mapping[int, set[str]]) -> set[str]:
-    """Return the paths, with query strings, that visitors ask for when they follow URLs.
+    """Return the paths, with query strings, that visitors request for URLs of entities.
 
-    With those of the latest former eids, of which caches may hold redirects or, if they were
-    down at the time of the replacement, the former data.
+    They include those of the latest former eids. Caches may hold redirects for them or, if they
+    were down at the time of the replacement, the former data.
 
-    :param urls: what :func:`entity_urls` returned, by eid
+    :param urls: the URLs that :func:`entity_urls` returned, by eid
     """
     found = set().union(*urls.values())
     for eid, former in _former_eids(cnx, urls):

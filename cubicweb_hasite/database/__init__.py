@@ -1,1 +1,1 @@
-"""Connections to the database that heal, and what visitors are answered when there is none."""
+"""Connections to the database that heal, and the response when there is no connection."""

@@ -1,4 +1,4 @@
-"""When data changes: the hooks that CubicWeb calls."""
+"""The hooks that CubicWeb calls when data changes, and when an instance starts."""
 
-#: CubicWeb runs the hooks of this category when a transaction is undone too.
+#: CubicWeb also runs the hooks of this category when a transaction is undone.
 CATEGORY = "undo"

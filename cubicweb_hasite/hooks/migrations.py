@@ -1,4 +1,4 @@
-"""When the database is upgraded: no migration continues half of a transaction."""
+"""Migrations: no migration continues half of a transaction."""
 
 from cubicweb.server import hook
 

@@ -1,4 +1,4 @@
-"""When what caches may hold changes: have them forget it."""
+"""Purge caches when the data or the pages that they may hold change."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,7 +16,7 @@ from cubicweb_hasite.images import data
 
 
 class CheckPurgersHook(hook.Hook):
-    """Refuse to start with caches to purge that make no sense, not to fail an edit later."""
+    """Refuse to start if `hasite-purge-urls` has the wrong format: an edit would fail later."""
 
     __regid__ = "hasite.check_purgers"
     events = ("server_startup", "server_maintenance")
@@ -27,7 +27,7 @@ class CheckPurgersHook(hook.Hook):
 
 
 class PurgeHook(hook.Hook):
-    """Purge an entity that is changed or deleted, under the names it had and those it gets."""
+    """Purge an entity that is changed or deleted, under its former URLs and its new ones."""
 
     __regid__ = "hasite.purge"
     events = ("before_update_entity", "before_delete_entity")
@@ -41,10 +41,10 @@ class PurgeHook(hook.Hook):
 
 
 class PurgeOnRelationHook(hook.Hook):
-    """Purge an entity when a relation that its permission to be read names is added or removed.
+    """Purge an entity when a relation changes that its read permission depends on.
 
-    So is it when it changes its state, if the state is what the permission asks for. What is
-    farther from the entity, such as the state of what it is related to, is not seen.
+    An example is its workflow state. Only the entity's own relations are seen, not, for example,
+    the state of a related entity.
     """
 
     __regid__ = "hasite.purge_on_relation"
@@ -63,9 +63,9 @@ class PurgeOnRelationHook(hook.Hook):
 
 
 def _read_relations(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, int]]:
-    """Yield the relations of an entity that its permission to be read names.
+    """Yield the relations in the read permission of an entity type.
 
-    With each, whether the entity is the subject, 0, or the object, 1.
+    With each comes the role of the entity: 0 for the subject, 1 for the object.
     """
     for expression in eschema.get_rqlexprs("read"):
         for relation in expression.snippet_rqlst.get_nodes(Relation):
@@ -75,7 +75,7 @@ def _read_relations(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, int]]:
 
 
 class PurgePagesHook(hook.Hook):
-    """Purge the pages where an entity is shown when it is added, changed or deleted."""
+    """Purge the pages that show an entity when it is added, changed or deleted."""
 
     __regid__ = "hasite.purge_pages"
     __select__ = hook.Hook.__select__ & ~is_instance("FormerEid", *INTERNAL_TYPES)
@@ -84,7 +84,7 @@ class PurgePagesHook(hook.Hook):
 
     def __call__(self) -> None:
         edited = self.entity.cw_edited if self.event == "before_update_entity" else ()
-        # those of a user are not renewed each time he logs in
+        # a login changes a user too, but not the pages
         if set(edited) != {"last_login_time", "modification_date"}:
             PurgePagesOp.add(self._cw, self.entity.eid)
 
@@ -103,9 +103,9 @@ class PurgePagesOnRelationHook(hook.Hook):
 
 
 class _CachesOp(hook.DataOperationMixIn, hook.Operation):
-    """Purge once the transaction is committed: a visit would undo a purge before the commit.
+    """Purge after the commit: before it, a visit would store the former data again.
 
-    Its data are the eids of the entities concerned.
+    Its data are the eids of the entities to purge.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -114,7 +114,7 @@ class _CachesOp(hook.DataOperationMixIn, hook.Operation):
         self._paths: set[str] = set()
 
     def add_urls(self, eid: int, urls: Iterable[str]) -> None:
-        """Note URLs of an entity, below that of the site."""
+        """Note URLs of an entity, relative to the site."""
         self.add_data(eid)
         self._urls.setdefault(eid, set()).update(urls)
 
@@ -126,7 +126,7 @@ class _CachesOp(hook.DataOperationMixIn, hook.Operation):
         raise NotImplementedError
 
     def precommit_event(self) -> None:
-        # Now: the former eids are deleted, or become those of another eid, before the commit.
+        # before the commit, which deletes the former eids or gives them to another eid
         self._paths = self.paths({eid: self._urls[eid] for eid in self.get_data()})
 
     def postcommit_event(self) -> None:
@@ -135,13 +135,13 @@ class _CachesOp(hook.DataOperationMixIn, hook.Operation):
 
 
 class PurgeOp(_CachesOp):
-    """Purge the data of entities, under the URLs that it had and those that it gets."""
+    """Purge the data of entities, under its URLs before and after the change."""
 
     @classmethod
     def add(cls, cnx: Connection, eid: int, edited: Mapping[str, object] | None = None) -> None:
-        """Purge what caches may hold of an entity.
+        """Purge the data of an entity.
 
-        :param edited: attributes that it is about to get
+        :param edited: the new values of the attributes that are being edited
         """
         if cnx.added_in_transaction(eid):
             return  # caches have nothing of it yet
@@ -174,7 +174,7 @@ class PurgePagesOp(_CachesOp):
 
     @classmethod
     def add(cls, cnx: Connection, eid: int) -> None:
-        """Purge the pages where an entity is shown."""
+        """Purge the pages that show an entity."""
         config = cnx.vreg.config
         if purge.purgers(config) and options.page_ages(config):
             operation = cls.get_instance(cnx)

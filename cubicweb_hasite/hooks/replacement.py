@@ -1,4 +1,4 @@
-"""When data changes: replace the entity. When the entity is deleted: delete its former eids."""
+"""Replace an entity when its immutable data changes; delete its former eids with it."""
 
 from cubicweb import Binary, UnknownEid
 from cubicweb.entity import Entity, EntityAdapter
@@ -11,18 +11,17 @@ from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
 from cubicweb_hasite.monitoring import metrics
 
-# A former eid stays one when the transaction of the replacement is undone.
+# A former eid remains one when the transaction of the replacement is undone.
 NO_UNDO_TYPES.add("FormerEid")
 
-# where LockHook leaves for ReplaceOnDataEditHook the adapters of the entities being edited
+# where LockHook leaves the adapters of the edited entities for ReplaceOnDataEditHook
 _EDITED = "hasite_edited"
 
 
 def _edited_adapter(entity: Entity) -> EntityAdapter | None:
     """Return the adapter of an entity whose immutable data is being edited, None otherwise.
 
-    What is stored decides, since it is what caches may hold: the adapter is that of the entity
-    without the edition.
+    The adapter is that of the stored entity, before the edit, because caches may hold its data.
     """
     stored = type(entity)(entity._cw)
     stored.eid = entity.eid
@@ -33,17 +32,16 @@ def _edited_adapter(entity: Entity) -> EntityAdapter | None:
 
 
 class LockHook(hook.Hook):
-    """Lock an entity that could be replaced, so that no edition of it is lost silently.
+    """Lock an entity that could be replaced, so that no edit of it is lost silently.
 
-    Without the lock, an update that waits for a replacement of the same entity to be committed
-    would find no row under the eid afterwards, and change nothing; and a deletion would wait for
-    it with locks that it waits for.
+    Without the lock, an update that waits for the commit of a replacement would find no row under
+    the eid, and change nothing. A deletion that waits for it would cause a deadlock.
     """
 
     __regid__ = "hasite.lock"
     events = ("before_update_entity", "before_delete_entity")
     category = CATEGORY
-    order = -100  # before any read of what another transaction may be changing
+    order = -100  # before anything is read that another transaction may be changing
 
     def __call__(self) -> None:
         if not replacement.replaceable(self.entity.e_schema):
@@ -60,7 +58,7 @@ class LockHook(hook.Hook):
 
 
 class ReplaceOnDataEditHook(hook.Hook):
-    """Replace an entity whose immutable data is given other bytes through the web."""
+    """Replace an entity whose immutable data gets other bytes through the web."""
 
     __regid__ = "hasite.replace_on_data_edit"
     events = ("before_update_entity",)
@@ -82,7 +80,7 @@ def _bytes(data: Binary | None) -> bytes | None:
 
 
 class ReplaceOp(hook.SingleLastOperation):
-    """Replace entities when all other operations that may remember their eids have run."""
+    """Replace entities after all other operations, which may remember their eids."""
 
     def precommit_event(self) -> None:
         replaced = replacement.track(self.cnx)
@@ -96,7 +94,7 @@ class ReplaceOp(hook.SingleLastOperation):
 
 
 class ForgetFormerEidsHook(hook.Hook):
-    """The former eids of an entity end with it."""
+    """Delete the former eids of an entity that is deleted."""
 
     __regid__ = "hasite.forget_former_eids"
     __select__ = hook.Hook.__select__ & ~is_instance("FormerEid")
@@ -108,7 +106,7 @@ class ForgetFormerEidsHook(hook.Hook):
 
 
 class ForgetFormerEidsOp(hook.DataOperationMixIn, hook.Operation):
-    """Delete in one query the former eids of all the entities deleted in a transaction."""
+    """Delete the former eids of all entities that a transaction deletes, in one query."""
 
     def precommit_event(self) -> None:
         eids = ",".join(str(eid) for eid in sorted(self.get_data()))

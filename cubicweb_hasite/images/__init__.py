@@ -1,1 +1,1 @@
-"""Images under new eids: their URLs, their downloads, and what leads from a former eid."""
+"""Images that get a new eid when they are edited: replacement, downloads, former URLs."""

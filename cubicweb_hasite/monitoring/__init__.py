@@ -1,1 +1,1 @@
-"""What monitoring systems and load balancers ask, and what they are answered."""
+"""The monitors: what they measure, and how monitoring systems and load balancers get it."""

@@ -1,8 +1,9 @@
-"""What monitoring systems and load balancers are answered, over whatever transport.
+"""The answers of the monitors, for any transport.
 
-The four monitors at `/view?vid=monitor_…`, `/livez`, `/readyz` and `/metrics`: in plain text, or
-in JSON by `Accept: application/json` or `?format=json`. Who may ask on the public port is said by
-the option `hasite-monitor-access`, and by nothing that a proxy changes, such as an address.
+There are four monitors at `/view?vid=monitor_…`, and `/livez`, `/readyz` and `/metrics`. They
+answer in plain text, or in JSON for `Accept: application/json` or `?format=json`. On the public
+port the option `hasite-monitor-access` says who may use them. It does not depend on anything that
+a proxy changes, such as an address.
 """
 
 import hmac
@@ -49,12 +50,12 @@ def answer(
     *,
     trusted: bool,
 ) -> Answer | None:
-    """Answer a GET or HEAD request, within the deadlines whatever the state of the instance.
+    """Answer a GET or HEAD request within the deadlines, whatever the state of the instance.
 
     :param path: without the path of the site
-    :param headers: whose names are case-insensitive
-    :param trusted: whether all may be told, as on the management port
-    :return: None if there is nothing of ours at the path
+    :param headers: their names are case-insensitive
+    :param trusted: whether the client may get everything, as on the management port
+    :return: None if there is no monitor at the path
     """
     name = path if path in MONITOR_PATHS else query.get("vid")
     if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
@@ -91,9 +92,9 @@ def refuse(
     *,
     details: bool,
 ) -> Answer | None:
-    """Return the answer to who may not ask on the public port, None to who may.
+    """Return the refusal for a client of the public port, None if the client is allowed.
 
-    :param details: whether what is asked for tells more than the four monitors do
+    :param details: whether the answer has more details than the four monitors
     """
     access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
     if access == "closed":
@@ -113,7 +114,7 @@ def refuse(
 
 
 def readiness(repo: Repository) -> dict[str, Reading]:
-    """Return the readings that tell whether the instance can serve visitors now."""
+    """Return the readings that show whether the instance can serve visitors now."""
     draining = is_draining(repo.config)
     readings = {
         "draining": Reading(not draining, "ServiceKO : draining" if draining else "not draining"),
@@ -126,7 +127,7 @@ def readiness(repo: Repository) -> dict[str, Reading]:
 
 
 def _accepted(repo: Repository, reading: Reading) -> Reading:
-    """Return a reading that is well too where the versions of the database are accepted."""
+    """Return a healthy reading if the versions of the database are accepted."""
     if (
         not reading.ok
         and reading.figures
@@ -191,7 +192,7 @@ def _metrics() -> Answer:
 
 
 def error(status: int, text: str) -> Answer:
-    """Return an answer in plain text that says what is wrong."""
+    """Return an error in plain text, with its reason."""
     return _answer(status, "text/plain; charset=utf-8", f"ServiceKO : {text}")
 
 

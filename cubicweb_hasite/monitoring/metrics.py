@@ -1,7 +1,7 @@
-"""Figures for Prometheus, in the default registry of prometheus_client.
+"""Metrics for Prometheus, in the default registry of prometheus_client.
 
-That is an optional extra of the package: without it nothing is counted. Values of labels are
-bounded by the configuration of the instance, whatever visitors ask for.
+prometheus_client is an optional extra of the package: without it nothing is counted. The values
+of labels come from the configuration of the instance, so visitors cannot add any.
 """
 
 import time
@@ -40,7 +40,7 @@ _STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 def count_download(status: int, *, shared: bool) -> None:
-    """Count an answer to a request for the data of an entity.
+    """Count a response to a request for the data of an entity.
 
     :param shared: whether an anonymous visitor may read it
     """
@@ -50,26 +50,26 @@ def count_download(status: int, *, shared: bool) -> None:
 
 
 def count_replacements(number: int) -> None:
-    """Count entities that were given a new eid, once that is committed."""
+    """Count entities that got a new eid, after the commit."""
     if AVAILABLE:
         _replacements.inc(number)
 
 
 def count_redirect() -> None:
-    """Count an answer that leads from a former URL to the present one."""
+    """Count a redirect from a former URL to the current one."""
     if AVAILABLE:
         _redirects.inc()
 
 
 def watch(repo: Repository) -> None:
-    """Let the figures be those of a repository."""
+    """Collect the metrics of a repository."""
     if not AVAILABLE:
         return
     _collector.repo = repo
     pool = repo.cnxsets
     get = pool.get
 
-    # CubicWeb tells of what a pool does in debug logs alone.
+    # CubicWeb shows what the pool does only in debug logs
     def timed_get() -> Any:
         maximum = getattr(pool, "max_size", 0)
         if not maximum or pool.qsize() or pool.size() < maximum:
@@ -81,12 +81,12 @@ def watch(repo: Repository) -> None:
 
 
 def exposition() -> bytes:
-    """Return all the figures of the registry, of :data:`CONTENT_TYPE`; probes are read for it."""
+    """Return all metrics of the registry, in :data:`CONTENT_TYPE`. It reads the probes."""
     return generate_latest(REGISTRY)
 
 
 def response_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Count what visitors are answered; not what monitoring systems are."""
+    """Count the responses to visitors, but not those of monitors."""
 
     def response_tween(request: Request) -> Response:
         status_class = "5xx"
@@ -105,11 +105,11 @@ def response_tween_factory(handler: Handler, registry: Registry) -> Handler:
 if AVAILABLE:
     CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-    _responses = Counter("hasite_http_responses", "Answers to visitors.", ["status"])
+    _responses = Counter("hasite_http_responses", "Responses to visitors.", ["status"])
     _downloads = Counter(
-        "hasite_downloads", "Answers to requests for data.", ["status", "visibility"]
+        "hasite_downloads", "Responses to requests for data.", ["status", "visibility"]
     )
-    _replacements = Counter("hasite_replacements", "Entities that were given a new eid.")
+    _replacements = Counter("hasite_replacements", "Entities that got a new eid.")
     _redirects = Counter("hasite_former_url_redirects", "Redirects from a former URL.")
     _pool_waits = Histogram(
         "hasite_pool_wait_seconds",
@@ -123,12 +123,12 @@ if AVAILABLE:
             _downloads.labels(_status, _visibility)
 
     class _Collector(Collector):
-        """Reads, when it is asked, what is not counted as it happens."""
+        """Reads the metrics that are not counted as things happen."""
 
         repo: Repository | None = None
 
         def describe(self) -> list[Metric]:
-            """Nothing, for the registry not to read the probes in order to know the names."""
+            """Return nothing, or the registry would read the probes to know their names."""
             return []
 
         def collect(self) -> Iterator[Metric]:
@@ -137,7 +137,9 @@ if AVAILABLE:
                 yield from _probe_metrics(repo)
                 yield from _pool_metrics(repo)
                 yield from _purge_metrics(repo)
-                yield _gauge("draining", "Whether it is being drained.", is_draining(repo.config))
+                yield _gauge(
+                    "draining", "Whether the instance is being drained.", is_draining(repo.config)
+                )
                 yield from _build_metrics(repo)
 
     _collector = _Collector()
@@ -150,7 +152,7 @@ def _gauge(name: str, text: str, value: float) -> "Metric":
 
 def _probe_metrics(repo: Repository) -> Iterator["Metric"]:
     success = GaugeMetricFamily(
-        "hasite_probe_success", "Whether a probe finds all well.", labels=["probe"]
+        "hasite_probe_success", "Whether the probe is successful.", labels=["probe"]
     )
     duration = GaugeMetricFamily(
         "hasite_probe_duration_seconds", "How long a probe took.", labels=["probe"]
@@ -158,7 +160,7 @@ def _probe_metrics(repo: Repository) -> Iterator["Metric"]:
     available = True
     for name in ("db", "version"):
         started = time.perf_counter()
-        # to ask the version of a database that does not answer would be to wait twice
+        # if the database does not answer, the second probe would wait once more
         reading = probes.read(f"monitor_{name}", repo) if available else None
         available = reading is not None and reading.checked
         success.add_metric([name], reading is not None and reading.ok)
@@ -178,13 +180,13 @@ def _pool_metrics(repo: Repository) -> Iterator["Metric"]:
     connections.add_metric(["idle"], figures["size"] - figures["in_use"])
     yield connections
     yield _gauge(
-        "pool_max_connections", "Size that the pool may have; 0: any.", figures["maximum"]
+        "pool_max_connections", "Maximum size of the pool; 0: unlimited.", figures["maximum"]
     )
 
 
 def _purge_metrics(repo: Repository) -> Iterator["Metric"]:
     requests = CounterMetricFamily(
-        "hasite_purges", "Purges of caches, by what became of them.", labels=["cache", "result"]
+        "hasite_purges", "Purges of caches, by result.", labels=["cache", "result"]
     )
     queued = GaugeMetricFamily(
         "hasite_purges_queued", "Purges that wait for their cache.", labels=["cache"]

@@ -1,7 +1,7 @@
-"""The management port: monitors that answer while all the threads that serve visitors are stuck.
+"""The management port: monitors that answer while all threads that serve visitors are stuck.
 
-A listener with threads of its own inside the process, for monitoring systems and load balancers
-alone: it asks for no token, so it is to be reachable by them alone.
+It is a listener inside the process, with its own threads. It needs no token, so only monitoring
+systems and load balancers may be able to reach it.
 """
 
 import logging
@@ -18,16 +18,16 @@ from cubicweb_hasite.monitoring import answers
 
 log = logging.getLogger(__name__)
 
-# a few may wait for the database together, and leave some for what needs no database
+# some may wait for the database, others answer what needs no database
 _THREADS = 8
-# after how many idle seconds a connection is closed
+# how long an idle connection is kept, in seconds
 _IDLE_TIMEOUT = 30
 
 
 def start(repo: Repository) -> None:
     """Listen on the management port, if there is one (option `hasite-management-port`).
 
-    :raises ConfigurationError: the port, or the address, cannot be had.
+    :raises ConfigurationError: it cannot listen on the port, or on the address.
     """
     host, port = repo.config["hasite-management-host"], repo.config["hasite-management-port"]
     if not port:
@@ -44,7 +44,7 @@ def start(repo: Repository) -> None:
     except (OSError, ValueError) as exc:
         raise ConfigurationError(
             f"options hasite-management-host and -port: cannot listen on {host}:{port}: {exc}. "
-            "Each process of an instance needs a port of its own."
+            "Each process of an instance needs its own port."
         ) from exc
     threading.Thread(target=server.run, name="hasite-management", daemon=True).start()
     log.info("monitors at http://%s:%s/", host, port)

@@ -1,10 +1,10 @@
-"""What the monitors measure: one aspect of an instance's health each.
+"""What the monitors measure: each probe measures one aspect of an instance's health.
 
-A probe takes the repository and returns a :class:`Reading`. Those that ask the database do it on
-a connection and a thread of their own (:mod:`cubicweb_hasite.monitoring.polls`), so that they
+A probe takes the repository and returns a :class:`Reading`. Probes that ask the database use
+their own connection and thread (:mod:`cubicweb_hasite.monitoring.polls`), so that they
 answer when the database does not, and when the pool is exhausted. They only read.
 
-Knows the repository, not the web.
+This module uses the repository, not the web.
 """
 
 import logging
@@ -26,8 +26,8 @@ from cubicweb_hasite.monitoring.polls import DatabaseUnavailable, query
 
 log = logging.getLogger(__name__)
 
-# of the repository: what was last told of each probe
-_TOLD = "_hasite_told"
+# of the repository: the last failure of each probe that was logged
+_LOGGED = "_hasite_logged"
 
 
 @dataclass(frozen=True)
@@ -36,39 +36,39 @@ class Reading:
 
     ok: bool
     text: str
-    #: what the text says, for programs
+    #: the values in the text, for programs
     figures: Mapping[str, Any] = field(default_factory=dict)
-    #: False: the database could not be asked
+    #: False if the database could not be asked
     checked: bool = True
 
     @property
     def status(self) -> int:
-        """HTTP status that says it to a monitoring system or a load balancer."""
+        """HTTP status for a monitoring system or a load balancer."""
         return 200 if self.ok else 503
 
 
 def read(name: str, repo: Repository) -> Reading:
-    """Return the reading of a probe, that of a monitor or `free_pool`. Never raises."""
+    """Return the reading of the probe of a monitor, or of `free_pool`. Never raises."""
     try:
         reading = free_pool(repo) if name == "free_pool" else PROBES[name](repo)
-    except DatabaseUnavailable as exc:  # who has logged it
+    except DatabaseUnavailable as exc:  # which is already logged
         return Reading(False, f"ServiceKO : {exc}", checked=False)
     except Exception:
         reading = Reading(False, "ServiceKO : the monitor failed, see the log of the instance")
-        _tell(repo, name, reading, exc_info=True)
+        _log(repo, name, reading, exc_info=True)
     else:
-        _tell(repo, name, reading)
+        _log(repo, name, reading)
     return reading
 
 
-def _tell(repo: Repository, name: str, reading: Reading, *, exc_info: bool = False) -> None:
-    """Log what a probe finds once per change, not once per poll."""
-    told = vars(repo).setdefault(_TOLD, {})
-    news = None if reading.ok else reading.text
-    if told.get(name) != news:
+def _log(repo: Repository, name: str, reading: Reading, *, exc_info: bool = False) -> None:
+    """Log the result of a probe once per change, not once per poll."""
+    logged = vars(repo).setdefault(_LOGGED, {})
+    failure = None if reading.ok else reading.text
+    if logged.get(name) != failure:
         level = logging.WARNING if reading.ok else logging.ERROR
         log.log(level, "%s: %s", name, reading.text, exc_info=exc_info)
-        told[name] = news
+        logged[name] = failure
 
 
 def pool(repo: Repository) -> Reading:
@@ -86,7 +86,7 @@ def pool(repo: Repository) -> Reading:
 
 
 def free_pool(repo: Repository) -> Reading:
-    """Check that the pool is not exhausted: a visitor would have to wait for a connection."""
+    """Check that the pool is not exhausted: visitors would wait for a connection."""
     reading = pool(repo)
     maximum = reading.figures.get("maximum")
     if maximum and reading.figures["in_use"] >= maximum:
@@ -129,7 +129,7 @@ def version(repo: Repository) -> Reading:
 
 
 def hostname(repo: Repository) -> Reading:
-    """Tell which host answers or, where it has a name of its own, which instance."""
+    """Return the name of the instance, by default that of its host."""
     name = repo.config["hasite-instance-name"] or gethostname()
     return Reading(True, name, {"name": name})
 
@@ -144,10 +144,10 @@ PROBES: dict[str, Callable[[Repository], Reading]] = {
 
 
 def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> dict[str, str]:
-    """Return the versions on disk of cubicweb, of the given cubes and of those they depend on.
+    """Return the versions on disk of cubicweb, of the given cubes and of their dependencies.
 
-    Cubes that are not installed are left out. What is loaded in this process may be older: a
-    package may have been upgraded since it started.
+    Cubes that are not installed are left out. This process may run older versions: a package may
+    have been upgraded since it started.
     """
     result = {}
     # in the directory where packages are, which changes when one is installed
@@ -169,12 +169,12 @@ def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> d
     return result
 
 
-# by name: the path of a file or directory, what tells it from another, and what was read there
+# by name: the path of a file or directory, its identity, and what was read there
 _known: dict[str, tuple[str, tuple[int, ...], Any]] = {}
 
 
 def _on_disk(name: str, find: Callable[[], str | None], read: Callable[[str], Any]) -> Any:
-    """Return what is on disk now, read again when it has changed; None if it is not there."""
+    """Return what is on disk now, None if it is not there. It is read again after a change."""
     try:
         path, identity, value = _known[name]
         if _identity(path) == identity:
@@ -194,7 +194,7 @@ def _on_disk(name: str, find: Callable[[], str | None], read: Callable[[str], An
 
 
 def _pkginfo_on_disk(cube: str) -> tuple[str, set[str]] | None:
-    """Return a cube's version and the cubes it depends on, as its `__pkginfo__` tells them.
+    """Return a cube's version and the cubes it depends on, from its `__pkginfo__`.
 
     See `CubicWebConfiguration.cube_pkginfo`.
     """
@@ -217,7 +217,7 @@ def _identity(path: str) -> tuple[int, ...]:
 
 
 def _dependencies(pkginfo: Mapping[str, Any]) -> Iterable[str]:
-    """Return the cubes that a cube depends on; see `CubicWebConfiguration.cube_dependencies`."""
+    """Return the dependencies of a cube; see `CubicWebConfiguration.cube_dependencies`."""
     if "__depends_cubes__" in pkginfo:
         return pkginfo["__depends_cubes__"]
     names = (name for name in pkginfo.get("__depends__", ()) if name.startswith("cubicweb-"))

@@ -1,1 +1,1 @@
-"""What an operator does to a running instance."""
+"""What operators do to a running instance."""

@@ -1,9 +1,9 @@
-"""Let instances of the former version serve on while the database is upgraded under them.
+"""Let instances of the former version keep serving while their database is upgraded.
 
-`/readyz` says 503 where the versions of the database are not those installed: else an instance
-might serve with a schema that it does not know. Where a rehearsal has shown that it may, the
-versions that the database is upgraded to are accepted, on each host, by a file in the directory
-where CubicWeb keeps its pid files. It names exact versions: a forgotten one does nothing.
+`/readyz` answers 503 if the versions of the database are not the installed ones, because the
+instance may not know the schema. If a rehearsal has shown that it works, the versions of the
+upgraded database are accepted, on each host, by a file in the directory where CubicWeb keeps its
+pid files. The file names exact versions, so a forgotten file has no effect.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,12 @@
-"""Take an instance out of service gently: `/readyz` says so, and balancers send no more visitors.
+"""Take an instance out of service: `/readyz` fails, and balancers stop sending visitors.
 
-All the processes of an instance on a host are drained together, by two files in the directory
-where CubicWeb keeps its pid files: a flag, which is there while they are to be drained, and a file
-that they share a lock of while requests are in flight, so that one can wait for the last of them.
-The kernel releases the lock of a process that dies.
+All processes of an instance on a host are drained together, with two files in the directory where
+CubicWeb keeps its pid files. One is a flag: it exists while they are drained. On the other the
+processes hold a shared lock while requests are in flight, so that a command can wait for the end
+of the last request. The kernel releases the lock of a process that dies.
 
-A flag concerns the processes that run when it is set, and none that starts later: no instance is
-out of service after a restart because of a flag that was forgotten.
+A flag is for the processes that run when it is set, not for those that start later. So a forgotten
+flag does not keep an instance out of service after a restart.
 """
 
 import fcntl
@@ -20,18 +20,18 @@ from cubicweb.cwconfig import CubicWebConfiguration
 
 log = logging.getLogger(__name__)
 
-# which flag was there when this process started: what tells it from a flag set since
+# the flag that existed when this process started, to recognize a flag that was set since
 _at_start: dict[Path, tuple[int, int]] = {}
 
 
 def flag_path(config: CubicWebConfiguration) -> Path:
-    """Return the path of the file that is there while the instance is being drained."""
-    # of the default: the option may differ from process to process
+    """Return the path of the flag: a file that exists while the instance is drained."""
+    # in the default directory, because the option may differ between processes
     return Path(config.default_pid_file()).with_name(f"{config.appid}.draining")
 
 
 def requests_path(config: CubicWebConfiguration) -> Path:
-    """Return the path of the file that processes share a lock of while they serve requests."""
+    """Return the path of the file that processes lock while they serve requests."""
     return flag_path(config).with_suffix(".requests")
 
 
@@ -42,14 +42,14 @@ def is_draining(config: CubicWebConfiguration) -> bool:
 
 
 def set_draining(config: CubicWebConfiguration, draining: bool) -> None:
-    """Begin or end to drain the processes of the instance that run on this host.
+    """Start or stop draining the processes of the instance on this host.
 
     :raises OSError: the directory cannot be written to.
     """
     path = flag_path(config)
     if draining:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # always another file, for the processes that have started since an earlier one
+        # always a new file, for processes that have started since an earlier flag
         new = path.with_suffix(".draining-new")
         new.touch()
         new.replace(path)
@@ -58,7 +58,7 @@ def set_draining(config: CubicWebConfiguration, draining: bool) -> None:
 
 
 def start(config: CubicWebConfiguration) -> None:
-    """Let this process take part: it is in service now, and will say when it serves requests."""
+    """Prepare this process: it is in service now, and will lock the file while it serves."""
     path = flag_path(config)
     if (identity := _identity(path)) is not None:
         _at_start[path] = identity
@@ -70,7 +70,7 @@ def start(config: CubicWebConfiguration) -> None:
 
 
 class InFlight:
-    """A context manager to serve a request in, which tells :func:`wait` of it."""
+    """A context manager for a request that is served, so that :func:`wait` waits for its end."""
 
     def __init__(self, config: CubicWebConfiguration):
         self._path = requests_path(config)
@@ -88,7 +88,7 @@ class InFlight:
         with self._lock:
             self._count -= 1
             if self._fd is not None:
-                os.utime(self._fd)  # when the last request ended
+                os.utime(self._fd)  # the time at which the last request ended
                 if not self._count:
                     os.close(self._fd)
                     self._fd = None
@@ -96,13 +96,13 @@ class InFlight:
     def _open(self) -> int | None:
         try:
             fd = os.open(self._path, os.O_RDWR)
-        except OSError:  # which `start` has told
+        except OSError:  # which `start` has logged
             return None
         for _ in range(50):
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:  # `wait` has it to itself for an instant
+            except BlockingIOError:  # `wait` has the lock for a moment
                 time.sleep(0.001)
         return fd
 
@@ -110,9 +110,9 @@ class InFlight:
 def wait(config: CubicWebConfiguration, quiet: float, timeout: float) -> None:
     """Wait until no process of the instance on this host serves requests any more.
 
-    :param quiet: for how many seconds none must have been served, since the flag was set
-    :param timeout: for how long to wait, in seconds
-    :raises OSError: the processes are not known of, such as when none has run here.
+    :param quiet: how long no request must have been served since the flag was set, in seconds
+    :param timeout: how long to wait, in seconds
+    :raises OSError: there is no file to lock, for example because no process has run here.
     :raises TimeoutError: requests are still served.
     """
     flag = flag_path(config).stat().st_mtime

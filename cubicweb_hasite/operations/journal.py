@@ -1,7 +1,7 @@
-"""The journal of a site: who changed what, when, on which host, and with what result.
+"""The journal of a site: who changed what, when, on which host, and the result.
 
-A Markdown table in `journal.md`, beside the site file, one line for each intervention: it can be
-kept in git, and joined there line by line (`journal.md merge=union` in `.gitattributes`).
+It is a Markdown table in `journal.md`, beside the site file, with one line for each change. It can
+be kept in git, which merges it line by line (`journal.md merge=union` in `.gitattributes`).
 """
 
 import fcntl
@@ -23,17 +23,18 @@ Interventions on the site, the latest last. `cubicweb-ctl hasite-journal` adds o
 
 
 def append(folder: Path, what: str, result: str) -> None:
-    """Add a line, whole, whoever else adds one at the same time.
+    """Add a line. Several processes may do so at the same time.
 
-    :param folder: where the site file is
+    :param folder: the folder of the site file
     :param what: what was done, such as a command with its arguments
+    :param result: how it ended
     :raises OSError: the journal cannot be written to.
     """
     when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     cells = (when, _who(), socket.gethostname(), what, result)
     line = "| " + " | ".join(map(_cell, cells)) + " |\n"
     with (folder / NAME).open("ab", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released as it is closed
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
         if not os.fstat(file.fileno()).st_size:
             line = _HEADER + line
         file.write(line.encode())
@@ -41,7 +42,7 @@ def append(folder: Path, what: str, result: str) -> None:
 
 
 def _who() -> str:
-    """Return who is at the keyboard, were he another user meanwhile."""
+    """Return the operator's login name, also after `sudo` or `su`."""
     if "SUDO_USER" in os.environ:
         return os.environ["SUDO_USER"]
     try:

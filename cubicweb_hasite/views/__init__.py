@@ -1,1 +1,1 @@
-"""The cube's faces in CubicWeb."""
+"""The views, controllers and components of the cube."""

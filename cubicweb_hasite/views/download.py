@@ -1,8 +1,8 @@
-"""The download and thumbnail views: what caches may do with the data of an entity.
+"""The download and thumbnail views, for URLs that do not name an eid.
 
 URLs that name an eid are answered by :mod:`cubicweb_hasite.images.requests` before CubicWeb
-dispatches them. These views serve the others, such as `/view?rql=…&vid=download`: by the same
-rules, but to be revalidated at each use, since another entity may come under the same URL.
+dispatches them. These views serve the others, such as `/view?rql=…&vid=download`. The same rules
+apply, but caches must revalidate at each use, because the URL may lead to another entity later.
 """
 
 from cubicweb import Unauthorized
@@ -28,7 +28,7 @@ class DownloadView(idownloadable.DownloadView):
     representation: Representation = "download"
 
     def set_http_cache_headers(self) -> None:
-        """Make the response, since it is here that CubicWeb asks for its headers."""
+        """Make the response, because CubicWeb asks for its headers here."""
         req = self._cw
         eid = self.cw_rset[self.cw_row or 0][self.cw_col or 0]
         entity = readable_entity(req.cnx, eid)
@@ -46,7 +46,7 @@ class DownloadView(idownloadable.DownloadView):
             responses.without_cookies(pyramid_request)
 
     def set_request_content_type(self) -> None:
-        """Nothing to do: the content type is that of the response."""
+        """Do nothing: the response has its content type."""
 
     def call(self) -> None:
         self.w(self.response.body)

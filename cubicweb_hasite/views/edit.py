@@ -17,7 +17,7 @@ from cubicweb_hasite.upstream import settle_failed_edit
 
 
 class EditController(editcontroller.EditController):
-    """CubicWeb's edit controller, in a transaction in which edits of immutable data replace."""
+    """CubicWeb's edit controller, with replacement of entities whose immutable data is edited."""
 
     __select__ = editcontroller.EditController.__select__ & yes()
 
@@ -37,7 +37,7 @@ class EditController(editcontroller.EditController):
             # `validateform` would show the query
             raise ValidationError(None, {None: UNAVAILABLE}) from error
         except (UnknownEid, self._cw.cnx.repo.system_source.DbapiError):
-            # perhaps a link to an entity that was replaced since the form was made
+            # perhaps the form links to an entity that was replaced since the form was opened
             self._cw.cnx.rollback()
             former = self._former_eid_in_form()
             if former is None:
@@ -65,9 +65,10 @@ class EditController(editcontroller.EditController):
         return super().edit_entity(formparams, multiple)
 
     def _lock(self, eid: str) -> None:
-        """Let the entity stay what it is from the first look that the edition takes at it.
+        """Lock the entity before CubicWeb reads it.
 
-        Treat a replacement since the form was made as CubicWeb does a concurrent edition.
+        If it was replaced since the form was opened, the edit is a conflict, like any concurrent
+        edit in CubicWeb.
         """
         former = _eid(eid)
         if former is None:
@@ -77,13 +78,13 @@ class EditController(editcontroller.EditController):
         except UnknownEid:
             current = replacement.current_eid(self._cw.cnx, former, reconnect=False)
             form = self._cw.form
-            if current and "__errorurl" in form:  # show the error in the form of what it became
+            if current and "__errorurl" in form:  # show the error in the form of the new eid
                 named = rf"(?<=[/=]){eid}(?=[/?#&]|$)"
                 form["__errorurl"] = re.sub(named, str(current), form["__errorurl"])
             raise changed_meanwhile(former) from None
 
     def reset(self) -> None:
-        """Commit, then redirect as CubicWeb does, but to the new eid of what was replaced."""
+        """Commit, then redirect as CubicWeb does, but to the new eid of a replaced entity."""
         self._commit()
         edited = self._edited_entity
         if edited is not None and self._replaced:
@@ -96,13 +97,13 @@ class EditController(editcontroller.EditController):
             self._complete()
 
     def _commit(self) -> None:
-        """Commit now: new eids exist from then on, and an error is still shown in the form."""
+        """Commit now, for new eids to exist, and for an error to be shown in the form."""
         transaction = self._cw.cnx.commit()
         if transaction is not None:
             self._cw.data["last_undoable_transaction"] = transaction
 
     def _complete(self) -> None:
-        """Load what `validateform` is about to ask of the entity, which may be gone by now."""
+        """Load the attributes that `validateform` will use: the entity may be gone by then."""
         entity = self._edited_entity
         if entity is not None:
             try:
@@ -113,13 +114,13 @@ class EditController(editcontroller.EditController):
                 self._edited_entity = None
 
     def _land_on(self, eid: int) -> None:
-        """Make the redirect lead to the page of the entity, whatever the form asked for."""
+        """Redirect to the page of the entity, whatever the form asks for."""
         self._edited_entity = self._cw.entity_from_eid(eid)
         for parameter in (*NAV_FORM_PARAMETERS, "__onsuccess"):
             self._cw.form.pop(parameter, None)
 
 
 def _eid(value: str) -> int | None:
-    """Return the eid that a form parameter holds, None where it is of another kind."""
+    """Return the eid in a form parameter, None if there is none."""
     digits = value.isascii() and value.isdigit() and len(value) <= len(str(replacement.MAX_EID))
     return int(value) if digits else None

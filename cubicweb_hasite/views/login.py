@@ -1,6 +1,6 @@
-"""A link to the login instead of the form that CubicWeb hides in the header of each page.
+"""A link to the login page, in place of the form that CubicWeb hides in the header of each page.
 
-The form holds a token of the visitor, so that no page with it could be shared.
+The form holds a token of the visitor, so a page with it could not be shared.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from cubicweb_hasite import options
 
 @objectify_predicate
 def shares_pages(_cls: type, req: CubicWebRequestBase, **_kwargs: object) -> int:
-    """Select where caches may keep pages of anonymous visitors."""
+    """Select if caches may keep pages of anonymous visitors."""
     return int(bool(options.page_ages(req.vreg.config)))
 
 
 class LoginLink(CookieLoginComponent):
-    """The link to the login page, which leads back."""
+    """The link to the login page, from which the visitor comes back."""
 
     __select__ = CookieLoginComponent.__select__ & shares_pages()
 
     def render(self, w: Callable[..., None]) -> None:
-        """Write it."""
+        """Write the link."""
         req = self._cw
         req.add_css("cubicweb.pictograms.css")
         path = req.relative_path()

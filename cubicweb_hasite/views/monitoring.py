@@ -1,7 +1,7 @@
 """The monitors as CubicWeb views, for applications that embed them.
 
-Monitoring systems are answered by the Pyramid routes of :mod:`cubicweb_hasite.pyramid`, which
-need neither a connection nor a session.
+Monitoring systems are answered by :mod:`cubicweb_hasite.monitoring.routes`, which need neither a
+connection nor a session.
 """
 
 from cubicweb_web.view import View
@@ -12,7 +12,7 @@ from cubicweb_hasite.monitoring import answers, probes
 
 
 class MonitorView(View):
-    """Writes the text of the probe that has the view's id."""
+    """Writes the text of the probe with the same name as the view."""
 
     __abstract__ = True
     __select__ = yes()
@@ -36,7 +36,7 @@ class MonitorView(View):
 
 
 class PoolMonitorView(MonitorView):
-    """How much of the pool of database connections is in use."""
+    """How many database connections of the pool are in use, in percent."""
 
     __regid__ = "monitor_pool"
 
@@ -48,12 +48,12 @@ class DBMonitorView(MonitorView):
 
 
 class VersionMonitorView(MonitorView):
-    """Whether the versions installed are those of the database."""
+    """Whether the installed versions are those of the database."""
 
     __regid__ = "monitor_version"
 
 
 class HostnameMonitorView(MonitorView):
-    """Which host answers."""
+    """The name of the host, or of the instance."""
 
     __regid__ = "monitor_hostname"
