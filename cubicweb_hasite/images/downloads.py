@@ -1,6 +1,6 @@
 """Serve the data of an entity over HTTP: validators, preconditions and ranges (RFC 9110).
 
-Reads the data only when the response needs it.
+The data is read only if the response needs it.
 """
 
 import logging
@@ -27,8 +27,8 @@ from cubicweb_hasite.responses import refuse
 
 log = logging.getLogger(__name__)
 
-# What a browser shows without being able to run anything in it (so no SVG); all else is
-# downloaded as a file.
+# What browsers may show, because they run nothing in it (so no SVG). Everything else is downloaded
+# as a file.
 _INLINE = {
     f"image/{subtype}"
     for subtype in ("apng", "avif", "bmp", "gif", "jpeg", "png", "webp", "x-icon")
@@ -36,7 +36,7 @@ _INLINE = {
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# the last 0 bytes: satisfiable by nothing, and taken for all by WebOb
+# the last 0 bytes: cannot be satisfied, but WebOb takes it for all bytes
 _LAST_NONE = re.compile(r"bytes\s*=\s*-0+\s*", re.IGNORECASE)
 # in bytes
 _IN_MEMORY = 2**20
@@ -61,13 +61,12 @@ class Selected:
 def select(
     entity: Entity, representation: Representation, *, shared: bool, max_age: int | None
 ) -> Selected | None:
-    """Return the representation of an entity's data, None if the entity has not such a one.
+    """Return the representation of an entity's data, None if the entity has no such one.
 
-    :param entity: one that the visitor may read, with its data
-
+    :param entity: an entity that the visitor may read, with its data
     :param shared: whether an anonymous visitor may read the entity and its data
-    :param max_age: for how long immutable data may be cached, in seconds; None where the URL
-        does not name the eid, so that other data may come under it
+    :param max_age: how long immutable data may be cached, in seconds; None if the URL does not
+        name the eid, and may lead to other data later
     """
     if representation == "thumbnail":
         adapter = entity.cw_adapt_to("IThumbnail")
@@ -85,8 +84,8 @@ def select(
     immutable_data = entity.cw_adapt_to("IImmutableData")
     immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
     modified = data.aware(entity.modification_date)
-    # The time of the last change, to the microsecond, validates the bytes without reading
-    # them: they change in no other way.
+    # The time of the last change, in microseconds, validates the bytes without reading them,
+    # because every change of the bytes sets it.
     return Selected(
         content_type=content_type,
         file_name=file_name or str(entity.eid),
@@ -143,10 +142,10 @@ def respond(request: Request, selected: Selected) -> Response:
 
 
 def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
-    """Return a large body as a temporary file, so that slow visitors hold no memory.
+    """Return a large body as a temporary file, so that slow visitors occupy no memory.
 
-    The server sends it by its own means (PEP 3333, `wsgi.file_wrapper`), waitress without holding
-    a thread; it ends when the response is closed.
+    The server sends it itself (PEP 3333, `wsgi.file_wrapper`), and waitress needs no thread for
+    it. The file is removed when the response is closed.
     """
     file = TemporaryFile()  # noqa: SIM115
     file.write(body)
@@ -166,7 +165,7 @@ def content_disposition(file_name: str, *, inline: bool) -> str:
 
 
 def _wanted_range(request: Request, response: Response) -> Range | None:
-    """RFC 9110, section 14.2: a range means something for GET alone; several may be ignored."""
+    """RFC 9110, section 14.2: a range applies only to GET; several ranges may be ignored."""
     header = request.headers.get("Range", "")
     if request.method != "GET" or "," in header or len(header) > _MAX_RANGE:
         return None
@@ -178,7 +177,7 @@ def _wanted_range(request: Request, response: Response) -> Range | None:
 
 
 def _tolerant(parse: Callable[[], Any]) -> Any:
-    """Return what WebOb makes of a header, None if it is malformed, which is to be ignored."""
+    """Return what WebOb parses from a header, None if it is malformed and must be ignored."""
     try:
         return parse()
     except Exception:  # errors of many types, for dates and numbers out of range

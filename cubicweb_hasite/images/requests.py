@@ -1,4 +1,4 @@
-"""Answer requests for the URLs of entities: downloads, and those that name a former eid."""
+"""Requests for the URLs of entities: downloads, and redirects from former eids."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -21,10 +21,10 @@ Handler = Callable[[Request], Response]
 
 
 def tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Answer downloads, and lead former eids on, before CubicWeb dispatches the request.
+    """Answer downloads and redirect from former eids before CubicWeb dispatches the request.
 
-    Waiting for a 404 would not do: a process that still has a former eid in its type cache
-    answers a page or an error instead.
+    To wait for a 404 would not work: a process that still has a former eid in its type cache
+    answers with a page or an error instead.
     """
     config = registry["cubicweb.config"]
     base_url = config["base-url"].rstrip("/")

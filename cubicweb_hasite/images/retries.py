@@ -1,9 +1,9 @@
-"""Make a page again on which an entity was replaced while it was made.
+"""Render a page again if an entity on it was replaced meanwhile.
 
-CubicWeb makes a page of several queries, and PostgreSQL lets each of them see what is committed by
-then (READ COMMITTED): an image that the first has found may have another eid when the next one
-asks for its attributes, which is an error of the server (cubicweb/entity.py, line 935). The same
-page, made again, shows the image under its new eid.
+CubicWeb needs several queries for a page, and each of them sees what is committed by then
+(PostgreSQL's READ COMMITTED). If the first query finds an image that has another eid when the
+next one reads its attributes, the response is an error 500 (cubicweb/entity.py, line 935). The
+page that is rendered again shows the image under its new eid.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Response]
 
-#: by how much clocks may differ, and how long a replacement may take until it is committed
+#: how much clocks may differ, and how long a replacement may take until it is committed
 _MARGIN = timedelta(minutes=1)
 
 
