@@ -19,7 +19,8 @@ NAME = PACKAGE.name
 #: except on the lowest floor.
 FLOORS = (
     {"__init__"},
-    {"views", "pyramid", "commands", "ccplugin", "replacement"},
+    {"ccplugin"},
+    {"views", "pyramid", "commands", "replacement"},
     {"hooks", "upstream"},
     {"images", "database"},
     {"monitoring"},
