@@ -1,5 +1,7 @@
 """Options that the cube adds to the configuration of an instance."""
 
+from cubicweb_hasite.__pkginfo__ import documentation
+
 options = (
     (
         "hasite-image-max-age",
@@ -21,7 +23,7 @@ options = (
             "help": "for how long shared caches may keep the pages of anonymous visitors, in "
             "seconds, by the view that makes them, e.g. `index:10,primary:30`. Pages with a form, "
             "a message or a login are never kept. The caches must tell anonymous visitors from "
-            "others: see docs/operate.md.",
+            f"others: see {documentation}/operate.md.",
             "group": "hasite",
             "level": 1,
         },
