@@ -5,7 +5,7 @@ run:
 	@tools/setup run
 	@.venv/bin/python demo/run.py
 
-.PHONY: test lint
+.PHONY: test lint types coverage package
 
 # The tests on PostgreSQL, which often wait for servers: `make test DB=sqlite ARGS='-k squid'`
 test:
@@ -16,6 +16,22 @@ lint:
 	@tools/setup test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+
+types:
+	@tools/setup test
+	.venv/bin/mypy
+
+# What the tests reach, in the processes that they start too; it takes longer than `make test`
+coverage:
+	@tools/setup test
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -n 3 $(ARGS); status=$$?; \
+		.venv/bin/coverage combine -q && .venv/bin/coverage report && exit $$status
+
+# The source distribution and the wheel, in dist/, if they are whole
+package:
+	@tools/setup test
+	tools/package
 
 .PHONY: bench
 
@@ -42,7 +58,7 @@ fuzz:
 snapshots:
 	@tools/setup test
 	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py
-	git diff --stat test/sites docs
+	if [ -e .git ]; then git diff --stat test/sites docs; fi
 
 .PHONY: lab lab-down lab-test
 

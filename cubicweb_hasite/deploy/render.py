@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cubicweb_hasite.__pkginfo__ import version
+from cubicweb_hasite.__pkginfo__ import documentation, version
 from cubicweb_hasite.deploy import tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
@@ -73,6 +73,7 @@ class _Renderer:
         certificates = [web.certificate for web in site.sites.values() if web.certificate]
         self.environment.globals |= {
             "site": site,
+            "documentation": documentation,
             "made": self._made,
             "check_fall": CHECK_FALL,
             "first_site": next(iter(site.sites)),
