@@ -15,7 +15,7 @@ from servers.rendered import RenderedSite, site_file
 from servers.support import listens, wait_until
 from servers.visitor import Visitor
 
-from cubicweb_hasite.deploy import load, output, render
+from cubicweb_hasite.deploy import dashboards, load, output, render
 
 ADDRESSES = [f"127.0.1.{number}" for number in range(1, 17)]
 
@@ -232,10 +232,9 @@ def test_form_sent_to_a_killed_instance(site: RenderedSite) -> None:
     wait_for_both(site)
 
 
-def test_figures_of_haproxy(site: RenderedSite) -> None:
+def test_metrics_of_haproxy(site: RenderedSite) -> None:
     """The alerts and dashboards ask for metrics that exist."""
-    figures = (Path(render.__file__).parent / "templates/monitoring/figures.toml").read_text()
-    wanted = set(re.findall(r"haproxy_[a-z_]+", figures))
+    wanted = set(re.findall(r"haproxy_[a-z_]+", str(dashboards.load_metrics()["haproxy"])))
     assert len(wanted) >= 8
     metrics = requests.get(f"{site.statistics}metrics", timeout=5).text
     assert wanted <= set(re.findall(r"(?m)^(haproxy_[a-z_]+)", metrics))

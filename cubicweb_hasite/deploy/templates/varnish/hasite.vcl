@@ -13,7 +13,7 @@ backend {{ instance.site }}{{ instance.number }} {
     .first_byte_timeout = {{ site.balancer.answer_seconds }}s;
     .probe = {
         .request =
-            "GET /livez HTTP/1.1"
+            "GET {{ names.LIVEZ }} HTTP/1.1"
             "Host: {{ web_site.host }}"
             "Connection: close";
         .interval = 1s;
@@ -68,7 +68,7 @@ sub vcl_recv {
     if (local.socket == "{{ instance.site }}{{ instance.number }}") {
         set req.backend_hint = {{ instance.site }}{{ instance.number }}_or_neighbour.backend();
         # monitors tell of their own instance
-        if (req.url ~ "^/(livez|readyz|metrics)(\?|$)" || req.url ~ "[?&]vid=monitor_") {
+        if ({% for url in names.MONITOR_URLS %}{{ " || " if not loop.first }}req.url ~ "{{ url }}"{% endfor %}) {
             set req.backend_hint = {{ instance.site }}{{ instance.number }};
         }
     }
@@ -80,7 +80,7 @@ sub vcl_recv {
     }
 {% if shares_pages %}
     # named so by the balancer: a page may be the same for all anonymous visitors
-    if (req.url ~ "^{{ anonymous }}" && (req.method == "GET" || req.method == "HEAD")) {
+    if (req.url ~ "^{{ names.ANONYMOUS }}" && (req.method == "GET" || req.method == "HEAD")) {
         return (hash);
     }
 {% endif %}
@@ -97,7 +97,7 @@ sub vcl_backend_response {
     # served stale while the instances are down or slow
     set beresp.grace = 7d;
 {% if shares_pages %}
-    if (bereq.url ~ "^{{ anonymous }}") {
+    if (bereq.url ~ "^{{ names.ANONYMOUS }}") {
         set beresp.grace = 0s;
     }
 {% endif %}
