@@ -120,7 +120,7 @@ class _Visit:
             return response
         after = self._version(self.request.cw_cnx)
         if after is None:
-            gone = downloads.refuse(404) if self.url.fails_if_gone else response
+            gone = responses.refuse(404) if self.url.fails_if_gone else response
             return self._elsewhere() or gone
         if after != before and response.status_code not in _SUCCESSFUL:
             raise data.Changed(self.url.eid)
