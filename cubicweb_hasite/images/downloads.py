@@ -54,7 +54,8 @@ class Selected:
     etag: str
     last_modified: datetime
     cache_control: str
-    #: returns the bytes, None where there are none
+    #: returns the bytes, None where there are none; raises :class:`data.Changed` if they are not
+    #: those that the other fields describe
     read: Callable[[], bytes | None]
 
 
@@ -97,7 +98,10 @@ def select(
 
 
 def respond(request: Request, selected: Selected) -> Response:
-    """Answer a GET or HEAD request for a representation."""
+    """Answer a GET or HEAD request for a representation.
+
+    :raises data.Changed: the entity was changed since the representation was selected.
+    """
     response = Response()
     response.headers.clear()
     response.headers["Cache-Control"] = selected.cache_control
@@ -195,10 +199,13 @@ def _download(adapter: EntityAdapter) -> bytes | None:
     entity = adapter.entity
     immutable_data = entity.cw_adapt_to("IImmutableData")
     attribute = "data" if immutable_data is None else immutable_data.attribute
-    if entity.e_schema.has_relation(attribute, "subject"):
-        data.load(entity, attribute)
-        if entity.cw_attr_cache.get(attribute, entity) is None:
-            return None
+    if not entity.e_schema.has_relation(attribute, "subject"):
+        body = adapter.download_data()
+        data.check(entity)
+        return body
+    data.load(entity, attribute)
+    if entity.cw_attr_cache.get(attribute, entity) is None:
+        return None
     body = adapter.download_data()
     # the request, and the entity with it, may outlive the response until the garbage collection
     entity.cw_attr_cache.pop(attribute, None)
@@ -212,10 +219,13 @@ def _modified_since(request: Request, selected: Selected) -> bool:
 
 def _thumbnail(adapter: EntityAdapter) -> bytes | None:
     try:
-        return adapter.thumbnail_data() or None
+        body = adapter.thumbnail_data() or None
     except Exception as exc:  # Pillow raises errors of many types on data that is no image
+        data.check(adapter.entity)
         log.warning("no thumbnail of %s: %s", adapter.entity, exc)
         return None
+    data.check(adapter.entity)
+    return body
 
 
 def _content_type(adapter: EntityAdapter) -> str:

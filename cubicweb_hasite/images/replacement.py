@@ -63,6 +63,22 @@ def current_eid(cnx: Connection, former: int, *, reconnect: bool = True) -> int 
     return row[0] if row else None
 
 
+def where(cnx: Connection, eid: int) -> int | None:
+    """Return the eid under which an entity is found now that has the eid `eid`, or had it.
+
+    None if there is no such entity. By one query, hence of one moment: during a replacement the
+    entity is under its former eid or under its new one, never nowhere.
+    """
+    if eid > MAX_EID:
+        return None
+    row = cnx.system_sql(
+        "SELECT eid FROM entities WHERE eid=%(eid)s UNION ALL "
+        f"SELECT {SQL_PREFIX}current FROM {SQL_PREFIX}FormerEid WHERE {SQL_PREFIX}former=%(eid)s",
+        {"eid": eid},
+    ).fetchone()
+    return row[0] if row else None
+
+
 def last(cnx: Connection) -> datetime | None:
     """Return when an entity was replaced last, None if none ever was."""
     row = cnx.system_sql(

@@ -12,7 +12,7 @@ from logilab.common.registry import yes
 from webob import Request
 
 from cubicweb_hasite import responses
-from cubicweb_hasite.images import downloads
+from cubicweb_hasite.images import data, downloads, replacement
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.images.visibility import readable_entity
 from cubicweb_hasite.monitoring import metrics
@@ -33,6 +33,8 @@ class DownloadView(idownloadable.DownloadView):
         eid = self.cw_rset[self.cw_row or 0][self.cw_col or 0]
         entity = readable_entity(req.cnx, eid)
         if entity is None:
+            if replacement.entity_type(req.cnx, eid) is None:
+                raise data.Changed(eid)  # since it was found: see cubicweb_hasite.images.retries
             raise Unauthorized
         selected = downloads.select(entity, self.representation, shared=False, max_age=None)
         headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
