@@ -5,7 +5,7 @@ run:
 	@tools/setup run
 	@.venv/bin/python demo/run.py
 
-.PHONY: test lint types coverage package
+.PHONY: test lint coverage package
 
 # The tests on PostgreSQL, which often wait for servers: `make test DB=sqlite ARGS='-k squid'`
 test:
@@ -16,9 +16,6 @@ lint:
 	@tools/setup test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-
-types:
-	@tools/setup test
 	.venv/bin/mypy
 
 # What the tests reach, in the processes that they start too; it takes longer than `make test`
