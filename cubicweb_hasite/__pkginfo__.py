@@ -14,7 +14,7 @@ version = "0.1.0"
 numversion = tuple(int(number) for number in version.split("."))
 
 _metadata = metadata(distname)
-_urls = dict(url.split(", ") for url in _metadata.get_all("Project-URL"))
+_urls = dict(url.split(", ") for url in _metadata.get_all("Project-URL") or ())
 
 description = _metadata["Summary"]
 license = _metadata["License-Expression"]
@@ -30,4 +30,4 @@ __depends__ = dict(
     for requirement in requires(distname) or ()
     if "extra ==" not in requirement
 )
-__recommends__ = {}
+__recommends__: dict[str, str] = {}

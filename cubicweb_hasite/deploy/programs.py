@@ -9,7 +9,7 @@ refuses that one too, the file is not checked.
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -78,7 +78,13 @@ class Host:
             raise NotInstalled(program)
         return path
 
-    def run(self, program: str, *args: str | Path, user: int | None = None, **env: str) -> Answer:
+    def run(
+        self,
+        program: str,
+        *args: str | Path,
+        user: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Run a program, and return all that it prints.
 
         :param user: number of the user and of the group that run it
@@ -94,7 +100,7 @@ class Host:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=self.scratch,
-                env={**os.environ, "LC_ALL": "C.UTF-8", **env},
+                env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
                 user=user,
                 group=user,
                 extra_groups=[] if user else None,
@@ -154,11 +160,13 @@ def examine_file(host: Host, path: Path, ask: Callable[[Path], Answer], right: s
     examine(ask, path, lambda: write(host.scratch / "right" / path.name, right))
 
 
-def accepts(host: Host, program: str, *arguments: str, **env: str) -> Callable[[Path], Answer]:
+def accepts(
+    host: Host, program: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> Callable[[Path], Answer]:
     """Return a function that gives a program a file. Its errors count if its status is not 0."""
 
     def ask(file: Path) -> Answer:
-        answer = host.run(program, *arguments, file, **env)
+        answer = host.run(program, *arguments, file, env=env)
         return Answer(answer.refused, answer.lines if answer.refused else [])
 
     return ask

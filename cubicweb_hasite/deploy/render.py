@@ -114,7 +114,7 @@ class _Renderer:
             yield self._restart("etcd")
         if self.site.prometheus:
             for program, port in exporters(self.site, host):
-                context = {"program": program, "port": port, "host": host}
+                context: dict[str, Any] = {"program": program, "port": port, "host": host}
                 yield (
                     f"etc/default/{program}",
                     self._file("default/prometheus-exporter", **context),
@@ -226,7 +226,8 @@ class _Renderer:
             yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}")
 
     def _monitoring_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
-        site, context = self.site, {"name": name, "host": host}
+        site = self.site
+        context: dict[str, Any] = {"name": name, "host": host}
         if site.nagios:
             yield "etc/nagios4/conf.d/hasite.cfg", self._file("nagios4/hasite.cfg", **context)
         if not site.prometheus:

@@ -529,7 +529,7 @@ def _listeners(site: Site) -> Iterator[Listener]:
         host = site.hosts[instance.host]
         who = f"{instance.site}, instance {instance.number}"
         cache = "Squid" if site.squid else "Varnish"
-        clients = ("balancer", "web")  # web servers purge
+        clients: tuple[str, ...] = ("balancer", "web")  # web servers purge
         yield Listener(instance.host, host.address, instance.cache_port, cache, who, clients)
         if site.apache:
             yield Listener(instance.host, loopback, instance.apache_port, "Apache", who)
@@ -544,7 +544,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
         if site.apache:
             yield Listener(name, loopback, site.apache.status_port, "Apache", "server-status")
     for name, host in site.database.items():
-        port, clients = site.postgresql.port, ("web", "database")
+        port = site.postgresql.port
+        clients = ("web", "database")
         if site.preproduction and site.preproduction.address:
             clients = (*clients, "pre-production")
         yield Listener(name, host.address, port, "PostgreSQL", "SQL, replication", clients)
@@ -556,8 +557,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
     if site.prometheus:
         for name, host in site.monitoring.items():
-            port, who = site.prometheus.port, ("administrators",)
-            yield Listener(name, host.management, port, "Prometheus", "web interface", who)
+            port, readers = site.prometheus.port, ("administrators",)
+            yield Listener(name, host.management, port, "Prometheus", "web interface", readers)
         for name, host in site.hosts.items():
             for program, port in exporters(site, host):
                 yield Listener(name, host.management, port, program, "metrics", monitoring)

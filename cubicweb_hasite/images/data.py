@@ -11,6 +11,7 @@ by then (READ COMMITTED): between the two the entity may be edited, replaced or 
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from cubicweb import Binary
 from cubicweb.entity import Entity
@@ -38,7 +39,7 @@ def attributes(eschema: CubicWebEntitySchema) -> list[str]:
     ]
 
 
-def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str, object] | None:
+def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str, Any] | None:
     """Return attributes of an entity, by their names; None if it is gone."""
     names = list(names)
     columns = ", ".join(SQL_PREFIX + name for name in names) or "1"
@@ -56,7 +57,10 @@ def aware(date: datetime) -> datetime:
 def version(cnx: Connection, etype: str, eid: int) -> datetime | None:
     """Return when an entity was changed last, None if it is gone."""
     values = row(cnx, etype, eid, ["modification_date"])
-    return None if values is None else values["modification_date"]
+    if values is None:
+        return None
+    date: datetime = values["modification_date"]
+    return date
 
 
 def check(entity: Entity) -> None:

@@ -240,7 +240,7 @@ def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
 
 def _references(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, str]]:
     """Yield the (table, column) pairs that hold eids of entities of a type, except its own row."""
-    seen = set()
+    seen: set[tuple[str, str]] = set()
     for rschema, targets, role in eschema.relation_definitions():
         if rschema.type in VIRTUAL_RTYPES or rschema.rule:
             continue

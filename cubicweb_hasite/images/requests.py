@@ -1,7 +1,7 @@
 """Requests for the URLs of entities: downloads, and redirects from former eids."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -78,10 +78,10 @@ class _Visit:
 
     def answer(self) -> Response:
         """Return the response."""
-        look = self._page if self.url.representation is None else self._download
+        representation = self.url.representation
         for _ in range(LOOKS):
             try:
-                return look()
+                return self._page() if representation is None else self._download(representation)
             except data.Changed as changed:
                 log.info("%s is looked up again: %s has changed", self.request.path, changed)
                 retries.forget(self.request)
@@ -126,14 +126,14 @@ class _Visit:
             raise data.Changed(self.url.eid)
         return response
 
-    def _download(self) -> Response:
+    def _download(self, representation: urls.Representation) -> Response:
         entity = None
         try:
             with closing(self._connections()) as connections:
                 for cnx, shared in connections:
                     entity = readable_entity(cnx, self.url.eid)
                     if entity is not None:
-                        response = self._send(entity, shared)
+                        response = self._send(entity, representation, shared)
                         break
         except data.Changed:
             raise
@@ -151,20 +151,22 @@ class _Visit:
             return self._by_cubicweb(entity.modification_date)
         return response
 
-    def _send(self, entity: Entity, shared: bool) -> Response | None:
+    def _send(
+        self, entity: Entity, representation: urls.Representation, shared: bool
+    ) -> Response | None:
         """Return the representation, None if CubicWeb is to answer."""
         eschemas = (entity.e_schema, *entity.e_schema.ancestors())
         if self.url.etype not in {None, "any", *(e.type.lower() for e in eschemas)}:
             return responses.refuse(404)
         selected = downloads.select(
             entity,
-            self.url.representation,
+            representation,
             shared=shared,
             max_age=self.repo.config["hasite-image-max-age"],
         )
         if selected is None:
             # CubicWeb would answer the home page instead of a thumbnail
-            return responses.refuse(404) if self.url.representation == "thumbnail" else None
+            return responses.refuse(404) if representation == "thumbnail" else None
         if not shared:
             responses.without_cookies(self.request)
         response = downloads.respond(self.request, selected)
@@ -212,7 +214,7 @@ class _Visit:
         metrics.count_redirect()
         return response
 
-    def _connections(self) -> Iterator[tuple[Connection, bool]]:
+    def _connections(self) -> Generator[tuple[Connection, bool], None, None]:
         """Yield the connections by which the visitor may read, and if shared caches may store it.
 
         What an anonymous visitor may read is answered to everybody alike, from his connection

@@ -7,6 +7,7 @@ apply, but caches must revalidate at each use, because the URL may lead to anoth
 
 from cubicweb import Unauthorized
 from cubicweb_file.views import ThumbnailView as FileThumbnailView
+from cubicweb_web import NotFound
 from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
@@ -37,6 +38,8 @@ class DownloadView(idownloadable.DownloadView):
                 raise data.Changed(eid)  # since it was found: see cubicweb_hasite.images.retries
             raise Unauthorized
         selected = downloads.select(entity, self.representation, shared=False, max_age=None)
+        if selected is None:
+            raise NotFound  # it has no such data
         headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
         request = Request.blank("/", method=req.http_method(), headers=headers)
         self.response = downloads.respond(request, selected)

@@ -50,7 +50,7 @@ def haproxy(host: Host, path: Path) -> str:
             said += f"; the {keyword} {found[2]}: another one, it is not here"
 
     def ask(folder: Path) -> Answer:
-        return host.run("haproxy", "-c", "-q", "-f", folder, HASITE_ROOT=root)
+        return host.run("haproxy", "-c", "-q", "-f", folder, env={"HASITE_ROOT": root})
 
     def right() -> Path:
         return write(host.scratch / "right-haproxy" / "haproxy.cfg", _RIGHT_HAPROXY).parent
@@ -89,7 +89,7 @@ def _throwaway_certificate(host: Host, path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-keyout", f"{path}.key", "-out", path]
+    files = ["-keyout", f"{path}.key", "-out", str(path)]
     answer = host.run("openssl", "req", "-x509", *key, "-days", "1", "-subj", "/CN=hasite", *files)
     if answer.refused:
         host.missing.append("openssl")

@@ -52,7 +52,7 @@ def patroni(host: Host, path: Path) -> str:
 
     def ask(file: Path) -> Answer:
         environment = {"PYTHONPATH": str(host.scratch)}
-        answer = host.run("patroni", "--validate-config", file, **environment)
+        answer = host.run("patroni", "--validate-config", file, env=environment)
         wrong = [line for line in answer.lines if not _NOT_REACHED.search(line)]
         return Answer(answer.refused and bool(wrong), wrong if answer.refused else [])
 

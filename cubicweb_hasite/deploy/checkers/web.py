@@ -62,6 +62,6 @@ def apache(host: Host, path: Path) -> str:
         line for line in text.splitlines() if line.startswith(("LoadModule ", "ServerRoot "))
     ]
     right = "\n".join([*needed, f"ErrorLog {host.scratch}/error.log", "Listen 127.0.0.1:65535\n"])
-    ask = accepts(host, program, "-t", "-f", **variables)
+    ask = accepts(host, program, "-t", "-f", env=variables)
     examine_file(host, host.copy(path, text), ask, right)
     return said
