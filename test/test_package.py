@@ -71,3 +71,16 @@ def test_documents_that_are_named() -> None:
             check(url)
             found.append(url)
     assert len(found) > 2
+
+
+def test_commands_for_contributors() -> None:
+    """CONTRIBUTING.md names targets of the Makefile, files and links that exist."""
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    targets = re.findall(r"^([\w-]+):", (CHECKOUT / "Makefile").read_text(), re.M)
+    named = re.findall(r"\bmake ([a-z][\w-]*)", text)
+    assert len(named) > 8
+    assert set(named) <= set(targets)
+    paths = re.findall(r"\b(?:test|tools|docs)/[\w/.]*\w|\.ci/run|\b[A-Z]+\.md", text)
+    assert len(paths) > 4
+    for path in paths:
+        assert (CHECKOUT / path).exists(), path
