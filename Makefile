@@ -49,12 +49,20 @@ fuzz:
 		STRESS_SEED=$${STRESS_SEED:-$$$$} STRESS_SECONDS=$(SECONDS) \
 		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py $(ARGS)
 
+.PHONY: docs
+
+# The documentation as a web site, in var/docs. A warning or a broken link is an error
+docs:
+	@tools/setup docs
+	.venv/bin/python -m sphinx -W --keep-going -E -q -d var/doctrees docs var/docs
+
 .PHONY: snapshots
 
-# Write again what the tests expect to be rendered, and docs/reference.md: read the diff
+# Write again the generated pages of docs/, and what the tests expect to be rendered: read the diff
 snapshots:
 	@tools/setup test
-	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py
+	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py \
+		test/test_documentation.py::test_options
 	if [ -e .git ]; then git diff --stat test/sites docs; fi
 
 .PHONY: lab lab-down lab-test
