@@ -20,13 +20,13 @@ NAME = PACKAGE.name
 FLOORS = (
     {"__init__"},
     {"ccplugin"},
-    {"views", "pyramid", "commands", "replacement"},
+    {"views", "pyramid", "commands", "entities", "replacement"},
     {"hooks", "upstream"},
     {"images", "database"},
     {"monitoring"},
     {"responses"},
     {"caches", "operations"},
-    {"names", "versions", "options", "__pkginfo__", "entities", "schema", "site_cubicweb", "wsgi"},
+    {"names", "versions", "options", "__pkginfo__", "schema", "site_cubicweb", "wsgi"},
 )
 #: The rooms that work without an instance, and all that they may import.
 APART = {
