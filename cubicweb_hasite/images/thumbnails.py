@@ -1,6 +1,7 @@
 """Small copies of images, which browsers show as they show the originals."""
 
 import io
+from typing import Any
 
 from PIL import Image, ImageCms, ImageOps
 
@@ -66,10 +67,8 @@ def shown(image: Image.Image) -> Image.Image:
 def _grey(image: Image.Image) -> Image.Image:
     """Return an image with one value for each pixel, of more than 8 bits, as one of 8 bits."""
     wide = image if image.mode == "F" else image.convert("I")
-    if image.mode.startswith("I;"):
-        low, high = 0, 2**16 - 1
-    else:  # measures, of any range
-        low, high = wide.getextrema()
+    extrema: Any = wide.getextrema()  # of measures, of any range
+    low, high = (0, 2**16 - 1) if image.mode.startswith("I;") else extrema
     scale = 255 / (high - low) if high > low else 1
     return wide.convert("F").point(lambda value: value * scale - low * scale).convert("L")
 
