@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from urllib.parse import urlsplit
 
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
@@ -24,13 +23,11 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
     answers a page or an error instead.
     """
     config = registry["cubicweb.config"]
-    base_url = config["base-url"].rstrip("/")
-    prefix = urlsplit(base_url).path if config["receives-base-url-path"] else ""
+    root, prefix = urls.site_root(config)
     languages = ()
     if config.get("language-mode") == "url-prefix":
         languages = config.available_languages()
     pattern = urls.path_pattern(prefix, languages)
-    root = base_url.removesuffix(prefix)
     etypes = {None, "any", *registry["cubicweb.registry"].case_insensitive_etypes}
 
     def entity_url_tween(request: Request) -> Response:

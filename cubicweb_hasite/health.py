@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cubicweb import ConfigurationError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
+from webob.multidict import MultiDict
 
 from cubicweb_hasite import caching, metrics, probes, rolling
 from cubicweb_hasite.__pkginfo__ import version
@@ -69,10 +70,15 @@ def check_options(config: CubicWebConfiguration) -> None:
         raise ConfigurationError(f"option hasite-management-port is {port}: give 0 to 65535")
 
 
+def names_monitor(query: MultiDict) -> bool:
+    """Return whether a query names one of the four monitors, however often it gives `vid`."""
+    return not probes.PROBES.keys().isdisjoint(query.getall("vid"))
+
+
 def answer(
     repo: Repository,
     path: str,
-    query: Mapping[str, str],
+    query: MultiDict,
     headers: Mapping[str, str],
     *,
     trusted: bool,
@@ -84,8 +90,14 @@ def answer(
     :param trusted: whether all may be told, as on the management port
     :return: None if there is nothing of ours at the path
     """
-    name = path if path in (LIVEZ, READYZ, METRICS) else query.get("vid")
-    if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
+    if path in (LIVEZ, READYZ, METRICS):
+        name = path
+    elif path == "/view" and names_monitor(query):
+        name = query["vid"]
+        if len(query.getall("vid")) > 1:
+            # programs differ in which of them they take
+            return error(400, "vid is given more than once")
+    else:
         return None
     media_type = _json_type(query, headers)
     if not trusted:

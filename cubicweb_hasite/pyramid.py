@@ -4,7 +4,7 @@ import gc
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from cubicweb import ConfigurationError
 from pyramid.config import Configurator
@@ -15,6 +15,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
+from webob.multidict import MultiDict
 
 from cubicweb_hasite import (
     caching,
@@ -24,8 +25,8 @@ from cubicweb_hasite import (
     management,
     metrics,
     pages,
-    probes,
     upstream,
+    urls,
 )
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def includeme(config: Configurator) -> None:
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )
+    config.add_tween("cubicweb_hasite.paths.tween_factory", under=INGRESS, over=EXCVIEW)
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween(
@@ -107,7 +109,7 @@ class _AsksMonitor:
     phash = text
 
     def __call__(self, _info: object, request: Request) -> bool:
-        return request.GET.get("vid") in probes.PROBES
+        return health.names_monitor(request.GET)
 
 
 def monitor(request: Request) -> Response:
@@ -116,10 +118,12 @@ def monitor(request: Request) -> Response:
         query = request.GET
     except UnicodeDecodeError:
         return downloads.refuse(400)
-    # the pattern of the route begins with the path of the site
-    path = f"/{request.path_info.rpartition('/')[2]}"
     repo = request.registry["cubicweb.repository"]
-    return management.response(health.answer(repo, path, query, request.headers, trusted=False))
+    # the pattern of the route begins with the path of the site
+    path = request.path_info.removeprefix(urls.site_root(repo.config)[1])
+    answer = health.answer(repo, path, query, request.headers, trusted=False)
+    # Pyramid's patterns take `/livez` and a line break for the same
+    return management.response(answer or health.error(404, "there is no such monitor"))
 
 
 def tell_requests(event: ApplicationCreated) -> None:
@@ -128,10 +132,12 @@ def tell_requests(event: ApplicationCreated) -> None:
     Around the execution policy, that is with the callbacks in which CubicWeb commits.
     """
     policy = event.app.execution_policy
-    in_flight = draining.InFlight(event.app.registry["cubicweb.config"])
+    config = event.app.registry["cubicweb.config"]
+    in_flight = draining.InFlight(config)
+    _root, prefix = urls.site_root(config)
 
     def telling_policy(environ: dict[str, Any], router: Router) -> Response:
-        if _is_monitor(environ):
+        if _is_monitor(environ, prefix):
             return policy(environ, router)
         with in_flight:
             return policy(environ, router)
@@ -149,10 +155,12 @@ def spare_the_collector(_event: ApplicationCreated) -> None:
     gc.freeze()
 
 
-def _is_monitor(environ: dict[str, Any]) -> bool:
-    page = environ.get("PATH_INFO", "").rpartition("/")[2]
-    [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
-    return page in ("livez", "readyz", "metrics") or (page == "view" and view in probes.PROBES)
+def _is_monitor(environ: dict[str, Any], prefix: str) -> bool:
+    path = environ.get("PATH_INFO", "").removeprefix(prefix)
+    if path != "/view":
+        return path in (health.LIVEZ, health.READYZ, health.METRICS)
+    query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    return health.names_monitor(MultiDict(query))
 
 
 def unavailable(error: Exception, request: Request) -> Response:

@@ -1,9 +1,10 @@
 """The URLs of an entity: which eid a URL names, and the same URL with another eid."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from webob import Request
 
@@ -41,6 +42,17 @@ class EntityURL:
     def with_eid(self, eid: int) -> str:
         """Return the same URL, path and query string, with the given eid."""
         return f"{self.before}{eid}{self.after}"
+
+
+def site_root(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what precedes the path of a request in its URL, and the path of the site.
+
+    Both are without a final `/`; the path is empty where requests come without it
+    (`receives-base-url-path` of the instance).
+    """
+    base_url = config["base-url"].rstrip("/")
+    prefix = urlsplit(base_url).path if config["receives-base-url-path"] else ""
+    return base_url.removesuffix(prefix), prefix
 
 
 def path_pattern(prefix: str = "", languages: Iterable[str] = ()) -> re.Pattern[str]:
