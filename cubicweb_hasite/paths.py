@@ -1,4 +1,4 @@
-"""The normal form of the path of a URL, and what is answered to a path that is not in it.
+"""The normal form of the path of a URL, and the path as it was asked for.
 
 A path is read by several programs: the rules of a balancer and the patterns of a cache compare
 it as it was written, an application decodes it first. `/livez`, `/%6Civez` and `/x/../livez` are
@@ -7,18 +7,8 @@ that a cache holds. Here only the normal form has a page; the others lead to it.
 """
 
 import re
-import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
-
-from pyramid.registry import Registry
-from pyramid.request import Request
-from pyramid.response import Response
-
-from cubicweb_hasite import caching, downloads, urls
-
-Handler = Callable[[Request], Response]
 
 _NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})")
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
@@ -74,32 +64,3 @@ def asked_target(environ: Mapping[str, Any]) -> tuple[str, str] | None:
         target = re.sub("^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*", "", target)
     path, mark, query = target.partition("#")[0].partition("?")
     return path or "/", mark + query
-
-
-def tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Lead a path that is not in normal form to the one that is, and refuse one that has none."""
-    config = registry["cubicweb.config"]
-    root, _prefix = urls.site_root(config)
-
-    def path_tween(request: Request) -> Response:
-        asked = asked_target(request.environ)
-        if asked is None:
-            return handler(request)
-        path, query = asked
-        normal = normal_form(path)
-        if normal == path:
-            return handler(request)
-        if normal is None:
-            return downloads.refuse(400, "the path of this address is not one")
-        # the balancer's name for it is not for visitors
-        normal = re.sub(f"^{caching.ANONYMOUS}[^/]*(?=/)", "", normal)
-        # 308, since a form is sent again as it was; not to the Host that the visitor gives
-        # WSGI takes bytes for Latin-1 (PEP 3333)
-        location = root + quote(normal + query, safe=string.punctuation, encoding="latin-1")
-        response = Response(status=308, content_type="text/plain", charset="utf-8")
-        response.location = location
-        response.text = f"{location}\n"
-        response.headers["Cache-Control"] = caching.NO_STORE
-        return response
-
-    return path_tween

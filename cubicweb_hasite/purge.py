@@ -24,6 +24,7 @@ from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 from cubicweb_hasite.caching import ANONYMOUS, page_languages
+from cubicweb_hasite.paths import normal_form
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +128,7 @@ class Purger:
             path = self._take(connection)
             down = False
             try:
-                # quoted as a browser does what a page has left as it is
-                target = quote(path, safe=string.punctuation)
-                connection.request("PURGE", target, headers={"Host": self._host})
+                connection.request("PURGE", _target(path), headers={"Host": self._host})
                 response = connection.getresponse()
                 response.read()
                 answer, down = f"status {response.status}", response.status in _DOWN
@@ -169,6 +168,13 @@ class Purger:
             what = "is down, purges wait" if down else f"refuses to purge {path}"
             log.error("%s %s: %s", self.url, what, answer)
         self._told = not done
+
+
+def _target(path: str) -> str:
+    """Return a path and its query as caches know them: as they are asked for by the balancer."""
+    # quoted as a browser does what a page has left as it is
+    quoted, mark, query = quote(path, safe=string.punctuation).partition("?")
+    return (normal_form(quoted) or quoted) + mark + query
 
 
 _purgers: dict[tuple[str, ...], tuple[Purger, ...]] = {}

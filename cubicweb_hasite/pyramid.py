@@ -1,10 +1,12 @@
-"""The cube's faces in Pyramid: monitors, errors, limits, protection of shared caches."""
+"""The cube's faces in Pyramid: monitors, errors, limits, paths, protection of shared caches."""
 
 import gc
 import logging
+import re
+import string
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from cubicweb import ConfigurationError
 from pyramid.config import Configurator
@@ -25,6 +27,7 @@ from cubicweb_hasite import (
     management,
     metrics,
     pages,
+    paths,
     upstream,
     urls,
 )
@@ -77,7 +80,7 @@ def includeme(config: Configurator) -> None:
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )
-    config.add_tween("cubicweb_hasite.paths.tween_factory", under=INGRESS, over=EXCVIEW)
+    config.add_tween("cubicweb_hasite.pyramid.path_tween_factory", under=INGRESS, over=EXCVIEW)
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween(
@@ -226,3 +229,33 @@ def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:
         return handler(request)
 
     return upload_limit_tween
+
+
+def path_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Lead a path that is not in normal form to the one that is, and refuse one that has none."""
+    config = registry["cubicweb.config"]
+    root, _prefix = urls.site_root(config)
+
+    def path_tween(request: Request) -> Response:
+        asked = paths.asked_target(request.environ)
+        if asked is None:
+            return handler(request)
+        path, query = asked
+        normal = paths.normal_form(path)
+        if normal == path:
+            return handler(request)
+        if normal is None:
+            return downloads.refuse(400, "the path of this address is not one")
+        # the balancer's name for it is not for visitors
+        normal = re.sub(f"^{caching.ANONYMOUS}[^/]*(?=/)", "", normal)
+        # WSGI takes bytes for Latin-1 (PEP 3333)
+        target = quote(normal + query, safe=string.punctuation, encoding="latin-1")
+        # a form is sent again as it was; not to the Host of the request, which a visitor controls
+        location = root + target
+        response = Response(status=308, content_type="text/plain", charset="utf-8")
+        response.location = location
+        response.text = f"{location}\n"
+        response.headers["Cache-Control"] = caching.NO_STORE
+        return response
+
+    return path_tween
