@@ -89,6 +89,11 @@ def _url(value: str) -> str:
     return value
 
 
+def _host_pattern(names: list[str], port: int | None = None) -> str:
+    alternatives = "|".join(re.escape(f"[{n}]" if ":" in n else n.lower()) for n in names)
+    return rf"^({alternatives})\.?" + (f":{port}$" if port else "(:(80|443))?$")
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Interface = Annotated[str, AfterValidator(_interface)]
 AbsolutePath = Annotated[str, AfterValidator(_path)]
@@ -141,6 +146,9 @@ class WebSite(Section):
 
     url: URL
     """Where visitors reach it."""
+    aliases: list[HostName] = []
+    """Other host names, such as `["example.org"]`: visitors who ask for them are led to `url`. The
+    certificate of an `https` URL is to name them too. A name that is neither is answered 421."""
     certificate: str | None = Field(default=None, pattern=r"^[\w./-]+$")
     """Certificate of an `https` URL, with its chain, in PEM. An absolute path is one on the
     balancers, with the key in it or beside it in `<path>.key`. A relative path is one beside the
@@ -176,8 +184,27 @@ class WebSite(Section):
 
     @property
     def host(self) -> str:
-        """What browsers send in the header `Host`."""
-        return urlsplit(self.url).netloc
+        """What browsers send in the header `Host`: without the default port."""
+        default_port = ":443" if self.scheme == "https" else ":80"
+        return urlsplit(self.url).netloc.removesuffix(default_port)
+
+    @property
+    def root(self) -> str:
+        """What precedes a path in its URLs."""
+        return f"{self.scheme}://{self.host}"
+
+    @property
+    def host_pattern(self) -> str:
+        """Regular expression of the values of `Host`, in small letters, that mean it.
+
+        RFC 9110, section 4.2.3: the default port, of either scheme, is the same as none.
+        """
+        return _host_pattern([self.hostname], urlsplit(f"//{self.host}").port)
+
+    @property
+    def alias_pattern(self) -> str:
+        """Regular expression of the values of `Host`, in small letters, that mean an alias."""
+        return _host_pattern(self.aliases)
 
     @property
     def hostname(self) -> str:

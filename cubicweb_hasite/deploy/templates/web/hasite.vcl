@@ -67,8 +67,9 @@ sub vcl_recv {
 {% for instance in here %}
     if (local.socket == "{{ instance.site }}{{ instance.number }}") {
         set req.backend_hint = {{ instance.site }}{{ instance.number }}_or_neighbour.backend();
-        # monitors tell of their own instance
-        if (req.url ~ "^/(livez|readyz|metrics)(\?|$)" || req.url ~ "[?&]vid=monitor_") {
+        # monitors tell of their own instance, and so does what may name one in an encoded way
+        if (req.url ~ "^/+(livez|readyz|metrics)(\?|$)" || req.url ~ "[?&]vid=monitor_"
+            || req.url ~ "^[^?]*/view\?(.*&)?([^=&]*%[^=&]*=|vid=[^&]*%)") {
             set req.backend_hint = {{ instance.site }}{{ instance.number }};
         }
     }
