@@ -30,6 +30,12 @@ package:
 	@tools/setup test
 	tools/package
 
+.PHONY: peers
+
+# The tests of CubicWeb's own packages, without and with the cube: `make peers ARGS=cubicweb-file`
+peers:
+	tools/peers $(ARGS)
+
 .PHONY: bench
 
 # Compare with stock CubicWeb in less than ten minutes, and write bench/RESULTS.md: see

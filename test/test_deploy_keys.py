@@ -23,6 +23,11 @@ EFFECTS = {
     "hosts.management_address": ("every_key", "lb1/etc/haproxy/hasite.cfg", "bind 10.1.0.11:"),
     "hosts.place": ("every_key", "architecture.dot", 'label="Paris 1"'),
     "sites.url": ("every_key", "web1/etc/hasite/museum.env", '="https://museum.example.org/"'),
+    "sites.aliases": (
+        "two_sites",
+        "lb1/etc/haproxy/hasite.cfg",
+        "redirect prefix https://www.museum.example code 301",
+    ),
     "sites.certificate": (
         "every_key",
         "lb1/etc/haproxy/hasite.cfg",
