@@ -16,6 +16,7 @@ from deploying import SITES, UNCHECKED, example, tree  # noqa: F401
 from servers.instance import Instance
 
 from cubicweb_hasite.deploy import check, document, load, output, render
+from cubicweb_hasite.deploy.site import WebSite
 
 EXPECTED = Path(__file__).parent / "sites" / "expected"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -159,3 +160,31 @@ def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(RuntimeError, match=r"File\.data is kept by BytesFileSystemStorage"):
         instance.ctl("shell", instance.name, str(on_disk))
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "same", "others"),
+    [
+        (
+            "https://www.example.org:443/",
+            "www.example.org",
+            ["www.example.org", "www.example.org.", "www.example.org:80", "www.example.org.:443"],
+            ["www.example.org:8000", "wwwxexample.org", "example.org", "www.example.org..", ""],
+        ),
+        (
+            "http://www.example.org:8000/",
+            "www.example.org:8000",
+            ["www.example.org:8000", "www.example.org.:8000"],
+            ["www.example.org", "www.example.org:80", "www.example.org:80000"],
+        ),
+        ("http://[2001:db8::1]/", "[2001:db8::1]", ["[2001:db8::1]:80"], ["2001:db8::1"]),
+    ],
+)
+def test_host(url: str, host: str, same: list[str], others: list[str]) -> None:
+    """What visitors may send in `Host`, and what is behind the balancer."""
+    web_site = WebSite(url=url)
+    assert web_site.host == host
+    for value in (host, *same):
+        assert re.search(web_site.host_pattern, value), value
+    for value in others:
+        assert not re.search(web_site.host_pattern, value), value

@@ -26,7 +26,7 @@ FLOORS = (
     {"monitoring"},
     {"responses"},
     {"caches", "operations"},
-    {"names", "versions", "options", "__pkginfo__", "schema", "site_cubicweb", "wsgi"},
+    {"names", "paths", "versions", "options", "__pkginfo__", "schema", "site_cubicweb", "wsgi"},
 )
 #: The rooms that work without an instance, and all that they may import.
 APART = {

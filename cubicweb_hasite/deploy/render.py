@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cubicweb_hasite import names
 from cubicweb_hasite.__pkginfo__ import documentation, version
-from cubicweb_hasite.deploy import dashboards, tables
+from cubicweb_hasite.deploy import dashboards, limits, tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
 from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
@@ -73,6 +73,7 @@ class _Renderer:
             "made": self._made,
             "check_fall": CHECK_FALL,
             "first_site": next(iter(site.sites)),
+            "limits": limits,
             "cacheable_path": CACHEABLE_PATH,
             "cacheable_query": _CACHEABLE_QUERY,
             "balancer_addresses": [host.address for host in site.balancers.values()],

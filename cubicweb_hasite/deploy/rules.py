@@ -117,12 +117,22 @@ def _part_problems(site: Site) -> Iterator[tuple[Key, str]]:
 
 def _web_site_problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
     seen: dict[str, dict[str, str]] = {"url": {}, "database": {}}
+    aliases: dict[str, tuple[str, int]] = {}
     for name, web_site in site.sites.items():
         key = ("sites", name)
         for field, own in (("url", web_site.host), ("database", site.database_name(name))):
             other = seen[field].setdefault(own, name)
             if other != name:
                 yield (*key, field), f"{own} is that of the site {other}; give each its own"
+        for index, alias in enumerate(web_site.aliases):
+            for other, known in site.sites.items():
+                if re.match(known.host_pattern, alias, re.IGNORECASE):
+                    message = f"{alias} is the host name of the site {other}; remove it"
+                    yield (*key, "aliases", index), message
+            first = aliases.setdefault(alias.lower(), (name, index))
+            if first != (name, index):
+                message = f"{alias} is an alias of the site {first[0]}; name it once"
+                yield (*key, "aliases", index), message
         if web_site.scheme == "https" and not web_site.certificate:
             yield (*key, "certificate"), "it is missing, and the URL is https; give one, or http"
         if web_site.scheme == "http" and web_site.certificate:

@@ -19,6 +19,7 @@ from cubicweb_hasite.deploy.values import (
     Name,
     Port,
     Positive,
+    host_pattern,
 )
 
 Role = Literal["balancer", "web", "database", "monitoring"]
@@ -63,6 +64,9 @@ class WebSite(Section):
 
     url: URL
     """Where visitors reach it."""
+    aliases: list[HostName] = []
+    """Other host names, such as `["example.org"]`: visitors who ask for them are redirected to
+    `url`. The certificate of an `https` URL must name them too. Any other name gets 421."""
     certificate: str | None = Field(default=None, pattern=r"^[\w./-]+$")
     """Certificate of an `https` URL, with its chain, in PEM. An absolute path is one on the
     balancers, with the key in it or beside it in `<path>.key`. A relative path is one beside the
@@ -98,8 +102,27 @@ class WebSite(Section):
 
     @property
     def host(self) -> str:
-        """What browsers send in the header `Host`."""
-        return urlsplit(self.url).netloc
+        """What browsers send in the header `Host`: without the default port."""
+        default_port = ":443" if self.scheme == "https" else ":80"
+        return urlsplit(self.url).netloc.removesuffix(default_port)
+
+    @property
+    def root(self) -> str:
+        """What precedes a path in its URLs."""
+        return f"{self.scheme}://{self.host}"
+
+    @property
+    def host_pattern(self) -> str:
+        """Regular expression of the values of `Host`, in small letters, that mean it.
+
+        RFC 9110, section 4.2.3: the default port, of either scheme, is the same as none.
+        """
+        return host_pattern([self.hostname], urlsplit(f"//{self.host}").port)
+
+    @property
+    def alias_pattern(self) -> str:
+        """Regular expression of the values of `Host`, in small letters, that mean an alias."""
+        return host_pattern(self.aliases)
 
     @property
     def hostname(self) -> str:

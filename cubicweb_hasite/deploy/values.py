@@ -64,6 +64,12 @@ def _url(value: str) -> str:
     return value
 
 
+def host_pattern(names: list[str], port: int | None = None) -> str:
+    """Return a regular expression of the values of `Host`, in small letters, that mean names."""
+    alternatives = "|".join(re.escape(f"[{n}]" if ":" in n else n.lower()) for n in names)
+    return rf"^({alternatives})\.?" + (f":{port}$" if port else "(:(80|443))?$")
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Interface = Annotated[str, AfterValidator(_interface)]
 AbsolutePath = Annotated[str, AfterValidator(_path)]

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from datetime import datetime
-from urllib.parse import urlsplit
 
 from cubicweb.entity import Entity
 from cubicweb.pyramid import tools
@@ -14,7 +13,7 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from cubicweb_hasite import responses
+from cubicweb_hasite import paths, responses
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data, downloads, replacement, retries, urls
 from cubicweb_hasite.images.visibility import load_user, readable_entity
@@ -37,13 +36,11 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
     answers with a page or an error instead.
     """
     config = registry["cubicweb.config"]
-    base_url = config["base-url"].rstrip("/")
-    prefix = urlsplit(base_url).path if config["receives-base-url-path"] else ""
+    root, prefix = paths.site_root(config)
     languages = ()
     if config.get("language-mode") == "url-prefix":
         languages = config.available_languages()
     pattern = urls.path_pattern(prefix, languages)
-    root = base_url.removesuffix(prefix)
     etypes = {None, "any", *registry["cubicweb.registry"].case_insensitive_etypes}
 
     def entity_url_tween(request: Request) -> Response:

@@ -288,6 +288,8 @@ class RenderedSite(Server):
             f"all:{port + index}": RenderedInstance(root, site, index + 1, port + index, directory)
             for index in range(2)
         }
+        #: the ports of the cache, by the same
+        self.cache_ports = {name: ports["cache"] + n for n, name in enumerate(self.instances)}
         cache = RenderedSquid if (root / "etc/squid").exists() else RenderedVarnish
         self._cache = cache(root, ports["cache"], directory)
         self._programs: list[Server] = [*self.instances.values()]

@@ -67,8 +67,9 @@ sub vcl_recv {
 {% for instance in here %}
     if (local.socket == "{{ instance.site }}{{ instance.number }}") {
         set req.backend_hint = {{ instance.site }}{{ instance.number }}_or_neighbour.backend();
-        # monitors tell of their own instance
-        if ({% for url in names.MONITOR_URLS %}{{ " || " if not loop.first }}req.url ~ "{{ url }}"{% endfor %}) {
+        # monitors tell of their own instance, and so does what may name one in an encoded way
+        if ({% for url in names.MONITOR_URLS %}{{ " || " if not loop.first }}req.url ~ "{{ url }}"{% endfor %}
+            || req.url ~ "{{ names.ENCODED_VIEW }}") {
             set req.backend_hint = {{ instance.site }}{{ instance.number }};
         }
     }
