@@ -35,7 +35,7 @@ options = (
             "help": "how long shared caches may keep the pages of anonymous visitors, in "
             "seconds, for each view, e.g. `index:10,primary:30`. Pages with a form, a message "
             "or a login are never kept. The balancer must send anonymous visitors to URLs of "
-            f"their own: see {documentation}/operate.md.",
+            f"their own: see {documentation}/caches.md.",
             "group": "hasite",
             "level": 1,
         },
