@@ -28,7 +28,7 @@ from pyramid.interfaces import IRoutesMapper
 from pyramid.request import Request
 from pyramid.settings import aslist
 
-from cubicweb_hasite.images.replacement import entity_type
+from cubicweb_hasite.images.replacement import stored_type
 from cubicweb_hasite.images.visibility import load_user
 
 _CUBICWEB = Version(version("cubicweb"))
@@ -206,7 +206,7 @@ def look_types_up(repo: Repository) -> None:
 
 
 def _eid_type(cnx: Connection, eid: int) -> str:
-    etype = entity_type(cnx, eid)
+    etype = stored_type(cnx, eid)
     if etype is None:
         raise UnknownEid(eid)
     return etype

@@ -94,13 +94,22 @@ def entity_type(cnx: Connection, eid: int) -> str | None:
     Unlike :meth:`Connection.entity_type` it is not answered from the cache of the process, which
     is not told of what other processes delete or replace; it is corrected on the way.
     """
+    etype = stored_type(cnx, eid)
+    if etype is None and eid <= MAX_EID:
+        cnx.repo.clear_caches([eid])
+    return etype
+
+
+def stored_type(cnx: Connection, eid: int) -> str | None:
+    """Return the type of the entity `eid` as the database has it now, None if it is gone.
+
+    It changes no cache, because CubicWeb asks while it holds the lock of one (`RQLCache.get` in
+    cubicweb/server/querier.py), which is not reentrant.
+    """
     if eid > MAX_EID:
         return None
     row = cnx.system_sql("SELECT type FROM entities WHERE eid=%(eid)s", {"eid": eid}).fetchone()
-    if row is None:
-        cnx.repo.clear_caches([eid])
-        return None
-    return row[0]
+    return row[0] if row else None
 
 
 def replaceable(eschema: CubicWebEntitySchema) -> bool:
