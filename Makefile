@@ -5,7 +5,7 @@ run:
 	@tools/setup run
 	@.venv/bin/python demo/run.py
 
-.PHONY: test lint
+.PHONY: test lint coverage package
 
 # The tests on PostgreSQL, which often wait for servers: `make test DB=sqlite ARGS='-k squid'`
 test:
@@ -16,6 +16,25 @@ lint:
 	@tools/setup test
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# What the tests reach, in the processes that they start too; it takes longer than `make test`
+coverage:
+	@tools/setup test
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -n 3 $(ARGS); status=$$?; \
+		.venv/bin/coverage combine -q && .venv/bin/coverage report && exit $$status
+
+# The source distribution and the wheel, in dist/, if they are whole
+package:
+	@tools/setup test
+	tools/package
+
+.PHONY: peers
+
+# The tests of CubicWeb's own packages, without and with the cube: `make peers ARGS=cubicweb-file`
+peers:
+	tools/peers $(ARGS)
 
 .PHONY: bench
 
@@ -36,13 +55,21 @@ fuzz:
 		STRESS_SEED=$${STRESS_SEED:-$$$$} STRESS_SECONDS=$(SECONDS) \
 		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py $(ARGS)
 
+.PHONY: docs
+
+# The documentation as a web site, in var/docs. A warning or a broken link is an error
+docs:
+	@tools/setup docs
+	.venv/bin/python -m sphinx -W --keep-going -E -q -d var/doctrees docs var/docs
+
 .PHONY: snapshots
 
-# Write again what the tests expect to be rendered, and docs/reference.md: read the diff
+# Write again the generated pages of docs/, and what the tests expect to be rendered: read the diff
 snapshots:
 	@tools/setup test
-	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py
-	git diff --stat test/sites docs
+	UPDATE_SNAPSHOTS=1 .venv/bin/pytest -q -n 2 test/test_deploy_render.py \
+		test/test_documentation.py::test_options
+	if [ -e .git ]; then git diff --stat test/sites docs; fi
 
 .PHONY: lab lab-down lab-test
 

@@ -1,20 +1,33 @@
-"""Packaging information of cubicweb-hasite, as CubicWeb reads it."""
+"""Packaging information of cubicweb-hasite, as CubicWeb reads it.
+
+The version is written here, since a running instance looks at this file to see which version is
+on disk. All else is what pyproject.toml says, as the installed package has it.
+"""
+
+import re
+from importlib.metadata import metadata, requires
 
 modname = "cubicweb_hasite"
 distname = "cubicweb-hasite"
 
-numversion = (0, 1, 0)
-version = ".".join(str(num) for num in numversion)
+version = "0.1.0"
+numversion = tuple(int(number) for number in version.split("."))
 
-license = "LGPL-2.1-or-later"
-description = "Make a CubicWeb site highly available: cacheable images, honest monitors"
-author = "The cubicweb-hasite developers"
-author_email = ""
-web = ""
+_metadata = metadata(distname)
+_urls = dict(url.split(", ") for url in _metadata.get_all("Project-URL") or ())
 
-__depends__ = {
-    "cubicweb": ">= 5.0.1, < 6.0.0",
-    "cubicweb-web": ">= 1.6.2, < 2.0.0",
-    "cubicweb-file": ">= 4.2.0, < 5.0.0",
-}
-__recommends__ = {}
+description = _metadata["Summary"]
+license = _metadata["License-Expression"]
+author = _metadata["Author"]
+web = _urls["Repository"]
+
+#: the URL under which the documents are
+documentation = _urls["Documentation"]
+
+#: what is always needed, by name: the versions, such as "<5,>=4.2"
+__depends__ = dict(
+    re.split("(?=[<>=])", requirement, maxsplit=1)
+    for requirement in requires(distname) or ()
+    if "extra ==" not in requirement
+)
+__recommends__: dict[str, str] = {}

@@ -1,7 +1,10 @@
 """Adapters by which an application declares which of its entities have immutable data."""
 
+from cubicweb.cwvreg import CWRegistryStore
 from cubicweb.entity import EntityAdapter
 from cubicweb.predicates import has_mimetype, is_instance
+
+from cubicweb_hasite.images import upstream
 
 
 class ImmutableDataAdapter(EntityAdapter):
@@ -40,3 +43,10 @@ class ImmutableImage(ImmutableDataAdapter):
     """The `Image` type that some applications define."""
 
     __select__ = is_instance("Image")
+
+
+def registration_callback(vreg: CWRegistryStore) -> None:
+    """Register the adapters; let those of CubicWeb know images when they see one."""
+    vreg.register_all(globals().values(), __name__)
+    upstream.read_media_types_as_meant()
+    upstream.draw_thumbnails_of_any_image()

@@ -8,11 +8,17 @@ of the package, so that everything may import it.
 LIVEZ, READYZ, METRICS = MONITOR_PATHS = ("/livez", "/readyz", "/metrics")
 #: what the names of the monitors at `/view?vid=…` begin with: `monitor_db` and the others
 MONITOR_PREFIX = "monitor_"
+#: regular expression that the path of a monitor matches, encoded; Pyramid's patterns ignore a line
+#: break at the end
+MONITOR_PATH = rf"^/({'|'.join(path.removeprefix('/') for path in MONITOR_PATHS)})(%0A)?$"
 #: regular expressions, one of which the URL of a monitor matches (path and query string)
 MONITOR_URLS = (
-    rf"^/({'|'.join(path.removeprefix('/') for path in MONITOR_PATHS)})(\?|$)",
+    rf"^/+({'|'.join(path.removeprefix('/') for path in MONITOR_PATHS)})(\?|$)",
     rf"[?&]vid={MONITOR_PREFIX}",
 )
+#: regular expression that a URL of `/view` matches if something in its query may name a monitor in
+#: an encoded way
+ENCODED_VIEW = r"^[^?]*/view\?(.*&)?([^=&]*%[^=&]*=|vid=[^&]*%)"
 
 #: Caches keep the pages of anonymous visitors under this name, followed by a language and the
 #: path that was asked for. It is a name of its own, rather than a header in `Vary`: Squid 5.7

@@ -1,8 +1,11 @@
 """The cube's face in Pyramid: it hands out the routes, tweens and exception views of the rooms."""
 
 import gc
+import re
+import string
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from pyramid.config import Configurator
 from pyramid.events import ApplicationCreated, NewResponse
@@ -12,7 +15,7 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import names, options, responses, upstream
+from cubicweb_hasite import names, options, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
@@ -51,6 +54,7 @@ def includeme(config: Configurator) -> None:
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )
+    config.add_tween("cubicweb_hasite.pyramid.path_tween_factory", under=INGRESS, over=EXCVIEW)
     if metrics.AVAILABLE:
         metrics.watch(repo)
         config.add_tween(
@@ -77,10 +81,12 @@ def track_in_flight(event: ApplicationCreated) -> None:
     It wraps the execution policy, so the callbacks in which CubicWeb commits are included.
     """
     stock_policy = event.app.execution_policy
-    in_flight = draining.InFlight(event.app.registry["cubicweb.config"])
+    config = event.app.registry["cubicweb.config"]
+    in_flight = draining.InFlight(config)
+    _root, prefix = paths.site_root(config)
 
     def tracking_policy(environ: dict[str, Any], router: Router) -> Response:
-        if routes.is_monitor(environ):
+        if routes.is_monitor(environ, prefix):
             return stock_policy(environ, router)
         with in_flight:
             return stock_policy(environ, router)
@@ -117,3 +123,33 @@ def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:
         return handler(request)
 
     return upload_limit_tween
+
+
+def path_tween_factory(handler: Handler, registry: Registry) -> Handler:
+    """Redirect a path to its normal form, and refuse a path that has none."""
+    config = registry["cubicweb.config"]
+    root, _prefix = paths.site_root(config)
+
+    def path_tween(request: Request) -> Response:
+        asked = paths.asked_target(request.environ)
+        if asked is None:
+            return handler(request)
+        path, query = asked
+        normal = paths.normal_form(path)
+        if normal == path:
+            return handler(request)
+        if normal is None:
+            return responses.refuse(400, "the path of this address is not one")
+        # the balancer's name for it is not for visitors
+        normal = re.sub(f"^{names.ANONYMOUS}[^/]*(?=/)", "", normal)
+        # WSGI takes bytes for Latin-1 (PEP 3333)
+        target = quote(normal + query, safe=string.punctuation, encoding="latin-1")
+        # a form is sent again as it was; not to the Host of the request, which a visitor controls
+        location = root + target
+        response = Response(status=308, content_type="text/plain", charset="utf-8")
+        response.location = location
+        response.text = f"{location}\n"
+        response.headers["Cache-Control"] = policy.NO_STORE
+        return response
+
+    return path_tween

@@ -1,5 +1,7 @@
 """Options that the cube adds to the configuration of an instance."""
 
+from cubicweb_hasite.__pkginfo__ import documentation
+
 
 def _replaced(spares: str) -> dict[str, object]:
     """Return the definition of an option that `hasite-speed-ups` replaces."""
@@ -33,7 +35,7 @@ options = (
             "help": "how long shared caches may keep the pages of anonymous visitors, in "
             "seconds, for each view, e.g. `index:10,primary:30`. Pages with a form, a message "
             "or a login are never kept. The balancer must send anonymous visitors to URLs of "
-            "their own: see docs/operate.md.",
+            f"their own: see {documentation}/operate.md.",
             "group": "hasite",
             "level": 1,
         },

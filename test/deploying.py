@@ -2,16 +2,20 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from cubicweb.cwctl import CWCTL
 
 from cubicweb_hasite import ccplugin  # noqa: F401  registers the commands
 
 #: site files of many kinds
 SITES = sorted((Path(__file__).parent / "sites").glob("*.toml"))
+#: files that no program checks without running; pg_hba.conf has a test of its own
+UNCHECKED = re.compile(r"/etc/(grafana/provisioning/.*\.yml|postgresql/\d+/main/pg_hba\.conf)$")
 
 
 def hasite(command: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -45,3 +49,16 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
         for path in folder.glob("**/*")
         if path.is_file()
     }
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example site file, and its files in `out`."""
+    folder = tmp_path_factory.mktemp("example")
+    result = hasite("init", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    (folder / "site.toml").write_text(result.stdout)
+    result = hasite("render", "site.toml", "out", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"\d+ files are in out; begin with out/README\.md\n", result.stdout)
+    return folder

@@ -198,14 +198,14 @@ port = {port}
 checks = [
   {{ path = "/", text = "News" }},
   {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }},
-]
+{checks}]
 longest_wait = {longest_wait}
-
+{upgrade}
 [preproduction]
 database = "{database}"
 python = "{python}"
 port = {instances}
-"""
+{preproduction}"""
 
 
 def four_ports() -> int:
@@ -218,7 +218,14 @@ def four_ports() -> int:
 
 
 class SiteFolder:
-    """The folder of a site file, from which an upgrade is rehearsed."""
+    """The folder of a site file, from which an upgrade is rehearsed.
+
+    :param database: `preproduction.database`, by default on the server for copies
+    :param configuration: `instances.configuration`, by default where it is
+    :param checks: more of `upgrade.checks`, in TOML
+    :param upgrade: more keys of the section [upgrade], in TOML
+    :param preproduction: more keys of the section [preproduction], in TOML
+    """
 
     def __init__(
         self,
@@ -227,6 +234,10 @@ class SiteFolder:
         *,
         database: str = "",
         longest_wait: int = 30,
+        configuration: str = "",
+        checks: str = "",
+        upgrade: str = "",
+        preproduction: str = "",
     ) -> None:
         folder.mkdir()
         self.folder = folder
@@ -235,17 +246,22 @@ class SiteFolder:
         python.write_text(LAYER)
         python.chmod(0o755)
         other = production.other
+        #: the first of the ports of the instances that are tried
+        self.port = four_ports()
         self.site = folder / "site.toml"
         self.site.write_text(
             _SITE.format(
                 name=production.name,
                 virtualenv=production.virtualenv,
-                configuration=production.instance.directory,
+                configuration=configuration or production.instance.directory,
                 port=production.primary.port,
                 database=database or f"host=127.0.0.1 port={other.port} user=preproduction",
                 python=python,
                 longest_wait=longest_wait,
-                instances=four_ports(),
+                checks=checks,
+                upgrade=upgrade,
+                preproduction=preproduction,
+                instances=self.port,
             )
         )
 

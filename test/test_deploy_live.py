@@ -15,7 +15,7 @@ from servers.rendered import RenderedSite, site_file
 from servers.support import listens, wait_until
 from servers.visitor import Visitor
 
-from cubicweb_hasite.deploy import load, output, render
+from cubicweb_hasite.deploy import dashboards, load, output, render
 
 ADDRESSES = [f"127.0.1.{number}" for number in range(1, 17)]
 
@@ -213,6 +213,29 @@ def test_image_that_is_not_cached_yet(site: RenderedSite) -> None:
     wait_for_both(site)
 
 
+def test_monitors_of_a_killed_instance(site: RenderedSite) -> None:
+    """Its neighbour answers pages for it, but no monitor, however it is asked for."""
+    name = next(iter(site.instances))
+    url = f"http://127.0.0.1:{site.cache_ports[name]}/"
+
+    def ask(target: str) -> requests.Response:
+        return requests.get(f"{url}{target}", timeout=30)
+
+    site.instances[name].kill()
+    try:
+        wait_until(lambda: ask("view?vid=index").status_code == 200, "neighbour")
+        for target in (
+            *("livez", "readyz?format=json", "metrics", "view?vid=monitor_hostname"),
+            *("view?%76id=monitor_hostname", "view?vid=monitor%5Fhostname"),
+            *("view?%76%69%64=%6donitor_hostname", "view?vid=index&vid=monitor_hostname"),
+            "view?vid=index&x=%20&vid=m%6fnitor_hostname",
+        ):
+            assert ask(target).status_code >= 500, target
+    finally:
+        site.instances[name].start()
+    wait_for_both(site)
+
+
 def test_form_sent_to_a_killed_instance(site: RenderedSite) -> None:
     """Squid sent nothing yet, and gives it to the neighbour; Apache and Varnish refuse it,
     and the balancer never sends it twice."""
@@ -232,10 +255,9 @@ def test_form_sent_to_a_killed_instance(site: RenderedSite) -> None:
     wait_for_both(site)
 
 
-def test_figures_of_haproxy(site: RenderedSite) -> None:
+def test_metrics_of_haproxy(site: RenderedSite) -> None:
     """The alerts and dashboards ask for metrics that exist."""
-    figures = (Path(render.__file__).parent / "templates/monitoring/figures.toml").read_text()
-    wanted = set(re.findall(r"haproxy_[a-z_]+", figures))
+    wanted = set(re.findall(r"haproxy_[a-z_]+", str(dashboards.load_metrics()["haproxy"])))
     assert len(wanted) >= 8
     metrics = requests.get(f"{site.statistics}metrics", timeout=5).text
     assert wanted <= set(re.findall(r"(?m)^(haproxy_[a-z_]+)", metrics))

@@ -1,6 +1,6 @@
-"""What is rendered: by the commands, for sites of many kinds, and accepted by the programs.
+"""The files that are rendered for sites of many kinds, and that the programs accept.
 
-`make snapshots` writes what is expected again; its diff is to be read before it is committed.
+`make snapshots` writes the expected files again; read its diff before you commit it.
 """
 
 import hashlib
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from backend import POSTGRES
-from deploying import SITES, hasite, tree
+from deploying import SITES, UNCHECKED, example, tree  # noqa: F401
 from servers.instance import Instance
 
 from cubicweb_hasite.deploy import check, document, load, output, render
+from cubicweb_hasite.deploy.site import WebSite
 
 EXPECTED = Path(__file__).parent / "sites" / "expected"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -24,37 +25,9 @@ IN_FULL = re.compile(
     r"/etc/(haproxy/hasite\.cfg|squid/hasite\.conf|varnish/hasite\.vcl|hasite/\w+\.env|"
     r"patroni/config\.yml|postgresql/.*|keepalived/.*|systemd/system/cubicweb-.*)$"
 )
-# what no program checks without running; pg_hba.conf is tested here
-UNCHECKED = re.compile(r"/etc/(grafana/provisioning/.*\.yml|postgresql/\d+/main/pg_hba\.conf)$")
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example site file, and what it gives."""
-    folder = tmp_path_factory.mktemp("example")
-    result = hasite("init", cwd=folder)
-    assert (result.returncode, result.stderr) == (0, "")
-    (folder / "site.toml").write_text(result.stdout)
-    result = hasite("render", "site.toml", "out", cwd=folder)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert re.fullmatch(r"\d+ files are in out; begin with out/README\.md\n", result.stdout)
-    return folder
-
-
-def test_example_is_checked(example: Path) -> None:
-    """Every file of the example is accepted by the program that will read it."""
-    result = hasite("check", "--strict", "out", cwd=example)
-    assert (result.returncode, result.stderr) == (0, ""), result.stdout
-    *rows, summary = result.stdout.splitlines()
-    verdicts = dict(reversed(re.match(r"(ok|not checked) +(\S+) ", row).groups()) for row in rows)
-    rendered = {path for path in tree(example / "out") if "/" in path}
-    assert verdicts.keys() == rendered
-    unchecked = {path for path, verdict in verdicts.items() if verdict == "not checked"}
-    assert unchecked == {path for path in rendered if UNCHECKED.search(path)}
-    assert summary == f"{len(rows) - len(unchecked)} ok, 0 wrong, {len(unchecked)} not checked"
-
-
-def test_documentation_is_up_to_date(example: Path) -> None:
+def test_documentation_is_up_to_date(example: Path) -> None:  # noqa: F811
     if os.environ.get("UPDATE_SNAPSHOTS"):
         (DOCS / "reference.md").write_text(document.reference())
         shutil.copy(example / "out" / "architecture.svg", DOCS)
@@ -167,89 +140,14 @@ def test_certificate_beside_the_site_file(tmp_path: Path) -> None:
         )
 
 
-#: mistakes in files of the example, which the programs find
-MISTAKES = {
-    "lb1/etc/haproxy/hasite.cfg": ("balance source", "balance sorcery"),
-    "lb1/etc/haproxy/haproxy.cfg": ("user haproxy", "usr haproxy"),
-    "lb1/etc/keepalived/keepalived.conf": ("nopreempt", "nopremt"),
-    "lb1/etc/default/haproxy": ('.cfg"', ".cfg"),
-    "web1/etc/squid/hasite.conf": ("cache_mem", "cache_memory"),
-    "web1/etc/squid/squid.conf": ("pid_filename", "pid_file"),
-    "web1/etc/apache2/apache2.conf": ("ProxyPass ", "ProxyPas "),
-    "web1/etc/systemd/system/cubicweb-mysite@.service": ("Restart=", "Restrt="),
-    "web1/etc/systemd/system/squid.service.d/hasite.conf": ("RestartSec=1", "RestartSec=soon"),
-    "web1/etc/hasite/mysite.env": ('CW_DB_NAME="', "CW_DB_NAME="),
-    "web1/usr/local/sbin/mysite-ctl": ("set +a", "set +a; ("),
-    "web1/usr/local/share/hasite/check_storage.py": ("if found:", "if found"),
-    "db1/etc/patroni/config.yml": ("ttl: 20", "ttl: twenty"),
-    "db1/etc/systemd/system/hasite-backup.timer": ("02:00:00", "26:00:00"),
-    "monitor/etc/prometheus/prometheus.yml": ("scrape_configs", "scrapes"),
-    "monitor/etc/prometheus/hasite/haproxy.rules.yml": ("expr: ", "exprs: "),
-    "monitor/var/lib/grafana/dashboards/hasite-haproxy.json": ("rate(", "rat("),
-    "monitor/etc/nagios4/conf.d/hasite.cfg": ("hasite-ping", "hasite-pong"),
-}
-
-
-def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    output.write(render.render(load.load(example / "site.toml")), folder)
-    for path, (old, new) in MISTAKES.items():
-        text = (folder / path).read_text()
-        assert old in text, path
-        (folder / path).write_text(text.replace(old, new, 1))
-    results = {result.path: result for result in check.check(folder)}
-    for path in MISTAKES:
-        assert results[path].verdict == "WRONG", results[path]
-    assert check.failed(list(results.values()), strict=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "path", "old", "new"),
-    [
-        ("varnish", "web1/etc/varnish/hasite.vcl", "sub vcl_recv", "sub vcl_rcv"),
-        ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
-    ],
-)
-def test_mistakes_of_other_sites(name: str, path: str, old: str, new: str, tmp_path: Path) -> None:
-    [site_file] = [site for site in SITES if site.stem == name]
-    output.write(render.render(load.load(site_file)), tmp_path)
-    text = (tmp_path / path).read_text()
-    (tmp_path / path).write_text(text.replace(old, new, 1))
-    [result] = [result for result in check.check(tmp_path) if result.path == path]
-    assert result.verdict == "WRONG", result
-
-
-def test_program_that_is_not_installed(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is reported as not checked, never as passed."""
-    monkeypatch.setenv("PATH", str(example))
-    results = {result.path: result for result in check.check(example / "out")}
-    rules = results["monitor/etc/prometheus/hasite/haproxy.rules.yml"]
-    assert (rules.verdict, rules.detail) == ("not checked", "promtool is not installed here")
-    assert check.failed(list(results.values()), strict=True)
-    assert not check.failed(list(results.values()), strict=False)
-
-
-def test_check_of_something_else(tmp_path: Path) -> None:
-    result = hasite("check", tmp_path, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"{tmp_path} was not made by hasite-render\n"
-
-
-def test_check_of_a_removed_file(example: Path, tmp_path: Path) -> None:
-    output.write(render.render(load.load(example / "site.toml")), tmp_path)
-    (tmp_path / "lb1/etc/haproxy/hasite.cfg").unlink()
-    with pytest.raises(check.CheckError, match=r"missing: lb1/etc/haproxy/hasite\.cfg; render"):
-        check.check(tmp_path)
-
-
-def test_drawing(example: Path) -> None:
+def test_drawing(example: Path) -> None:  # noqa: F811
     """It shows every host; it is looked at by people."""
     drawn = words(example / "out" / "architecture.svg")
     assert {"visitors", "lb1", "lb2", "web1", "web2", "db1", "db2", "db3", "monitor"} <= drawn
     assert {"10.0.0.21", "Squid 81-82", "PostgreSQL 5432", "CubicWeb mysite x 2"} <= drawn
 
 
-def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> None:
+def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> None:  # noqa: F811
     """What is kept on the disk of one web server is found."""
     script = example / "out/web1/usr/local/share/hasite/check_storage.py"
     assert "All data is in the database." in instance.ctl("shell", instance.name, str(script))
@@ -262,3 +160,31 @@ def test_check_storage(instance: Instance, example: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(RuntimeError, match=r"File\.data is kept by BytesFileSystemStorage"):
         instance.ctl("shell", instance.name, str(on_disk))
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "same", "others"),
+    [
+        (
+            "https://www.example.org:443/",
+            "www.example.org",
+            ["www.example.org", "www.example.org.", "www.example.org:80", "www.example.org.:443"],
+            ["www.example.org:8000", "wwwxexample.org", "example.org", "www.example.org..", ""],
+        ),
+        (
+            "http://www.example.org:8000/",
+            "www.example.org:8000",
+            ["www.example.org:8000", "www.example.org.:8000"],
+            ["www.example.org", "www.example.org:80", "www.example.org:80000"],
+        ),
+        ("http://[2001:db8::1]/", "[2001:db8::1]", ["[2001:db8::1]:80"], ["2001:db8::1"]),
+    ],
+)
+def test_host(url: str, host: str, same: list[str], others: list[str]) -> None:
+    """What visitors may send in `Host`, and what is behind the balancer."""
+    web_site = WebSite(url=url)
+    assert web_site.host == host
+    for value in (host, *same):
+        assert re.search(web_site.host_pattern, value), value
+    for value in others:
+        assert not re.search(web_site.host_pattern, value), value

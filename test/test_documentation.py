@@ -1,11 +1,16 @@
-"""Each command block of the documentation is run, as written but for the port and the paths."""
+"""Each command block of the documentation is run, as written but for the port and the paths.
+
+`make docs` checks the links between the pages of docs/.
+"""
 
 import os
+import pkgutil
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +20,21 @@ from servers.instance import Instance, uwsgi_configuration
 from servers.support import free_port, listens, wait_until
 from servers.visitor import Visitor
 
+from cubicweb_hasite.monitoring import refusals
+from cubicweb_hasite.site_cubicweb import options
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(
     ".venv", ".git", "var", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
+)
+#: how documents name the files of the project where a relative link would lead nowhere
+FORGE = re.compile(
+    r"https://forge\.extranet\.logilab\.fr/cubicweb/cubes/hasite/-/(?:blob|raw)/main/"
+)
+DOCUMENTS = sorted(
+    str(path.relative_to(CHECKOUT))
+    for path in CHECKOUT.glob("**/*.md")
+    if not {".venv", "var"} & set(path.relative_to(CHECKOUT).parts)
 )
 
 
@@ -26,8 +43,14 @@ def command_blocks(document: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```$", (CHECKOUT / document).read_text(), re.M | re.S)
 
 
-RUN, TEST, ADD, UPGRADE, MONITOR = command_blocks("README.md")
-SERVE, DRAIN, STOP, UNDO = command_blocks("docs/operate.md")
+def continuous_integration() -> str:
+    """Return the scripts of continuous integration."""
+    return "".join(path.read_text() for path in sorted((CHECKOUT / ".ci").iterdir()))
+
+
+RUN, TEST, ADD = command_blocks("README.md")
+MONITORS, MANAGEMENT_PORT = command_blocks("docs/monitor.md")
+SERVE, DRAIN, STOP, UNDO, UPGRADE = command_blocks("docs/operate.md")
 UWSGI_SERVE, UWSGI_STOP = command_blocks("docs/uwsgi.md")
 
 
@@ -38,9 +61,7 @@ def fresh_checkout(tmp_path: Path) -> Path:
 
 
 def test_every_document_is_tested() -> None:
-    documents = [path.relative_to(CHECKOUT) for path in CHECKOUT.glob("**/*.md")]
-    documents = [str(path) for path in documents if ".venv" not in path.parts]
-    with_commands = {path for path in documents if command_blocks(path)}
+    with_commands = {path for path in DOCUMENTS if command_blocks(path)}
     tested = {
         *("README.md", "bench/README.md"),
         *("docs/install.md", "docs/lab.md", "docs/monitor.md", "docs/operate.md"),
@@ -48,6 +69,125 @@ def test_every_document_is_tested() -> None:
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
+
+
+def test_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text().split()) <= 500
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if "/templates/" not in path])
+def test_links_to_files(document: str) -> None:
+    """They lead to files of the project, and to headings."""
+    links = re.findall(r"\]\(([^)\s]+)\)", (CHECKOUT / document).read_text())
+    for link in links:
+        path, _hash, anchor = FORGE.sub("", link).partition("#")
+        if "://" in path:
+            continue
+        folder = CHECKOUT if FORGE.match(link) else (CHECKOUT / document).parent
+        target = folder / path if path else CHECKOUT / document
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a document, as GitLab and Sphinx make them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_menu() -> None:
+    """The pages of docs/ are in the index, once for readers and once for the menu."""
+    text = (CHECKOUT / "docs" / "index.md").read_text()
+    menu = "\n".join(re.findall(r"^```{toctree}\n(.*?)^```$", text, re.M | re.S))
+    pages = {path.stem for path in (CHECKOUT / "docs").glob("*.md")} - {"index"}
+    assert set(re.findall(r"^\w+$", menu, re.M)) == pages
+    assert set(re.findall(r"\]\((\w+)\.md\)", text)) == pages
+
+
+def test_options() -> None:
+    page = CHECKOUT / "docs" / "options.md"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        page.write_text(options_page())
+    assert page.read_text() == options_page(), "run: make snapshots"
+
+
+def options_page() -> str:
+    """Return docs/options.md, made from the options of the cube."""
+    types = {
+        "csv": "list",
+        "float": "number",
+        "int": "number",
+        "string": "text",
+        "yn": "yes or no",
+    }
+    rows = []
+    for name, option in options:
+        default = option["default"]
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
+        default = "none" if default in (None, "", ()) else f"`{default}`"
+        text = option["help"][0].upper() + option["help"][1:]
+        rows.append(f"| `{name}` | {types[option['type']]} | {default} | {text} |\n")
+    return f"""\
+# Options
+
+Made from `cubicweb_hasite/site_cubicweb.py`.
+
+Set an option in `all-in-one.conf` of the instance, or by an environment variable, such as
+`CW_HASITE_IMAGE_MAX_AGE` for `hasite-image-max-age`. In a [site file](reference.md), set it in
+`options` of the site. Then restart the instance. If a value is not valid, the instance does not
+start, and the error names the option.
+
+| option | value | default | |
+|---|---|---|---|
+{"".join(rows)}"""
+
+
+def test_dependencies_have_reasons() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = {extra: set(map(_name, extras[extra])) - {"cubicweb-hasite"} for extra in extras}
+    text = (CHECKOUT / "docs" / "dependencies.md").read_text()
+    explained: dict[str, set[str]] = {extra: set() for extra in extras}
+    for extra, names in re.findall(r"^\| `(\w+)` \| ([\w, -]+) \| \S.* \|$", text, re.M):
+        explained[extra] |= set(names.split(", "))
+    assert explained == required
+    [always] = re.findall(r"\A(.*?)^With an extra", text, re.M | re.S)
+    assert all(
+        re.search(rf"^\|.*\b{_name(each)}\b", always, re.M) for each in project["dependencies"]
+    )
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[ \[<>=]", requirement, maxsplit=1)[0]
+
+
+def test_public_names() -> None:
+    """What applications may import can be imported."""
+    text = (CHECKOUT / "docs" / "applications.md").read_text()
+    names = re.findall(r"^## `(cubicweb_hasite[\w.]+)`$", text, re.M)
+    assert len(names) >= 3
+    for name in names:
+        module, _dot, attribute = name.rpartition(".")
+        assert callable(pkgutil.resolve_name(f"{module}:{attribute}")), name
+
+
+def test_example_of_an_edit(instance: Instance) -> None:
+    """The first example of docs/applications.md, for an image of the instance."""
+    text = (CHECKOUT / "docs" / "applications.md").read_text()
+    example, *_others = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    before, after = picture("red"), picture("blue")
+    output = instance.shell(
+        "from cubicweb import Binary\n"
+        f"former = cnx.create_entity('File', data=Binary({before!r}), data_name='a.png',"
+        " data_format='image/png').eid\n"
+        f"cnx.commit()\nnew_bytes = {after!r}\n"
+        + example.replace("812", "former")
+        + "print('moved', image.eid == replaced[former] != former)\n"
+        "print('edited', image.data.getvalue() == new_bytes)\n"
+    )
+    assert "moved True" in output
+    assert "edited True" in output
 
 
 def test_site_file(tmp_path: Path) -> None:
@@ -109,13 +249,20 @@ def test_run(fresh_checkout: Path) -> None:
 def test_test() -> None:
     """Continuous integration runs it."""
     assert TEST == "make test\n"
-    assert re.search(r"^([A-Z_]+=\w+ )*make test$", (CHECKOUT / ".ci" / "run").read_text(), re.M)
+    assert re.search(r"^([A-Z_]+=\w+ )*make test$", continuous_integration(), re.M)
 
 
 def test_lab() -> None:
     """Continuous integration runs it; the lab's own tests bring it up and down."""
     assert command_blocks("docs/lab.md") == ["make lab\nmake lab-down\n"]
-    assert re.search(r"^make lab-test ", (CHECKOUT / ".ci" / "run").read_text(), re.M)
+    assert re.search(r"^make lab-test ", continuous_integration(), re.M)
+
+
+def test_site_of_the_documentation() -> None:
+    """Continuous integration builds it; a warning is an error."""
+    assert re.search(r"^make docs$", continuous_integration(), re.M)
+    makefile = (CHECKOUT / "Makefile").read_text()
+    assert re.search(r"^docs:\n.*\n\t\.venv/bin/python -m sphinx -W ", makefile, re.M)
 
 
 def test_comparisons() -> None:
@@ -124,7 +271,7 @@ def test_comparisons() -> None:
     assert block.startswith("make bench ")
     makefile = (CHECKOUT / "Makefile").read_text()
     assert re.search(r"^bench:\n.*\n\t\.venv/bin/python bench/run \$\(ARGS\)$", makefile, re.M)
-    script = (CHECKOUT / ".ci" / "run").read_text()
+    script = continuous_integration()
     [line] = re.findall(r"^bench/run (.*)$", script, re.M)
     assert set(line.split()) >= {"pages", "downloads", "monitors", "edits"}
     # all those that are named there exist
@@ -135,7 +282,6 @@ def test_comparisons() -> None:
 
 
 def test_monitor(instance: Instance) -> None:
-    [block] = command_blocks("docs/monitor.md")
     port = free_port()
     with instance.process(hasite_management_port=port):
         result = subprocess.run(
@@ -144,7 +290,7 @@ def test_monitor(instance: Instance) -> None:
                 "-euo",
                 "pipefail",
                 "-c",
-                block.replace("localhost:9081", f"127.0.0.1:{port}"),
+                MANAGEMENT_PORT.replace("localhost:9081", f"127.0.0.1:{port}"),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -154,6 +300,20 @@ def test_monitor(instance: Instance) -> None:
     assert result.stdout.startswith("ServiceOK : aliveServiceOK : ready{")
     assert '"status": "pass"' in result.stdout
     assert 'hasite_probe_success{probe="db"} 1.0' in result.stdout
+    # all that is explained exists, and the other way round
+    text = (CHECKOUT / "docs" / "monitor.md").read_text()
+    explained = {name.removesuffix("_total") for name in re.findall(r"`(hasite_\w+)", text)}
+    metrics = set(re.findall(r"^# TYPE (hasite_\w+)", result.stdout, re.M))
+    assert explained == {
+        name.removesuffix("_total") for name in metrics if not name.endswith("_created")
+    }
+
+
+def test_refusals_of_the_database() -> None:
+    """Each has its line in docs/monitor.md."""
+    text = (CHECKOUT / "docs" / "monitor.md").read_text()
+    for _pattern, meaning in refusals._REFUSALS:
+        assert f"`{meaning}`" in text, meaning
 
 
 def test_add_upgrade_and_monitor(
@@ -210,7 +370,7 @@ def test_add_upgrade_and_monitor(
     instance.shell('rql(\'SET P value "0.0.1" WHERE P pkey "system.version.hasite"\')\ncommit()\n')
     run(UPGRADE)
     process.start()
-    pool, database, versions, _host = run(MONITOR).splitlines()
+    pool, database, versions, _host = run(MONITORS).splitlines()
     assert pool.startswith("unlimited pool : ")
     assert database == "ServiceOK : 2 users in DB"
     assert re.search(r"ServiceOK : FS config .*hasite: ", versions)

@@ -3,6 +3,7 @@
 import random
 import re
 import tempfile
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate, parsedate_to_datetime
 from unittest.mock import patch
 
@@ -307,6 +308,11 @@ class RangeTC(DownloadTC):
             ("bytes=-4", size - 4, size),
             (f"bytes=3-{size * 2}", 3, size),
             ("bytes=0-0", 0, 1),
+            # section 14.1.2: more than there is, is all
+            (f"bytes=-{size}", 0, size),
+            (f"bytes=-{size + 1}", 0, size),
+            (f"bytes=-{5 * size}", 0, size),
+            (f"bytes=-{10**30}", 0, size),
         ):
             with self.subTest(value):
                 response = self.get(status=206, Range=value)
@@ -329,15 +335,43 @@ class RangeTC(DownloadTC):
                 assert response.headers["Content-Range"] == f"bytes */{len(RED)}"
                 assert response.headers["Cache-Control"] == "no-store"
 
+    def test_empty(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            eid = self.new_image(cnx, data=Binary(b"")).eid
+            cnx.commit()
+        for value in ("bytes=-1", "bytes=-5265", "bytes=0-", "bytes=0-9"):
+            with self.subTest(value):
+                response = self.get(f"/file/{eid}/raw/a.png", Range=value)
+                assert response.body == b""
+                assert response.headers["Content-Length"] == "0"
+                assert "Content-Range" not in response.headers
+
     def test_if_range(self) -> None:
-        response = self.get()
-        etag, modified = response.headers["ETag"], response.headers["Last-Modified"]
+        """Section 13.1.5: what is not the same, and surely, is sent whole."""
+        etag = self.get().headers["ETag"]
         self.get(status=206, Range="bytes=0-1", If_Range=etag)
-        self.get(status=206, Range="bytes=0-1", If_Range=modified)
-        assert self.get(Range="bytes=0-1", If_Range='"other"').body == RED
-        assert self.get(Range="bytes=0-1", If_Range=f"W/{etag}").body == RED
-        old = formatdate(0, usegmt=True)
-        assert self.get(Range="bytes=0-1", If_Range=old).body == RED
+        for other in ('"other"', f"W/{etag}", etag.strip('"'), f"{etag}, {etag}", "*", ""):
+            assert self.get(Range="bytes=0-1", If_Range=other).body == RED
+
+    def test_if_range_with_a_date(self) -> None:
+        """It must be that of the data, and the data must not have changed just then."""
+        modified = self.get().headers["Last-Modified"]
+        assert self.get(Range="bytes=0-1", If_Range=modified).body == RED
+        for age, status in ((50, 200), (70, 206), (3600, 206)):
+            with self.subTest(age=age):
+                with self.admin_access.cnx() as cnx:
+                    date = datetime.now(UTC) - timedelta(seconds=age)
+                    cnx.execute(
+                        "SET F modification_date %(d)s WHERE F eid %(f)s",
+                        {"f": self.eid, "d": date},
+                    )
+                    cnx.commit()
+                modified = self.get().headers["Last-Modified"]
+                self.get(status=status, Range="bytes=0-1", If_Range=modified)
+                time = parsedate_to_datetime(modified).timestamp()
+                for other in (time - 1, time + 1, time + 30, 0):
+                    date = formatdate(other, usegmt=True)
+                    assert self.get(Range="bytes=0-1", If_Range=date).body == RED
         for wrong in ("Mon, 32 Jan 99999 00:00:00 GMT", "Mon, -1 Nov -2001 00:00:00 GMT"):
             assert self.get(Range="bytes=0-1", If_Range=wrong).body == RED
 
@@ -400,6 +434,7 @@ class TypeAndNameTC(DownloadTC):
             ("image/png", True),
             ("image/jpeg", True),
             ("image/webp", True),
+            ("image/vnd.microsoft.icon", True),
             ("image/svg+xml", False),
             ("text/html", False),
             ("text/xml", False),
@@ -415,13 +450,43 @@ class TypeAndNameTC(DownloadTC):
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
 
     def test_type_that_is_none(self) -> None:
-        for data_format in ("image/png\r\nX-Injected: 1", "image", "image/png; a=b", "é/è"):
+        for data_format in ("image/png\r\nX-Injected: 1", "image", "; a=b", "é/è"):
             with self.subTest(data_format):
                 response = self.download(data_format=data_format)
                 assert response.content_type == "application/octet-stream"
                 assert "X-Injected" not in response.headers
 
+    def test_as_it_is_meant(self) -> None:
+        """Media types are case-insensitive, have parameters, and other names."""
+        for data_format, meant, inline in (
+            ("IMAGE/PNG", "image/png", True),
+            ("image/png; charset=binary", "image/png", True),
+            (" Image/Jpg ;q=1", "image/jpeg", True),
+            ("image/pjpeg", "image/jpeg", True),
+            ("image/x-png", "image/png", True),
+            ("image/x-icon", "image/vnd.microsoft.icon", True),
+            ("image/ico", "image/vnd.microsoft.icon", True),
+            ("image/x-ms-bmp", "image/bmp", True),
+            ("image/SVG", "image/svg+xml", False),
+            ("Text/HTML; charset=utf-8", "text/html", False),
+        ):
+            with self.subTest(data_format):
+                response = self.download(data_format=data_format)
+                assert response.content_type == meant
+                expected = "inline;" if inline else "attachment;"
+                assert response.headers["Content-Disposition"].startswith(expected)
+                image = meant.startswith("image/")
+                expected = "public, max-age=3600" if image else "public, no-cache"
+                assert response.headers["Cache-Control"] == expected
+
     def test_charset(self) -> None:
+        with self.admin_access.cnx() as cnx:
+            eid = cnx.create_entity(
+                "Image", data=Binary(b"a"), data_format="text/plain; charset=iso-8859-1"
+            ).eid
+            cnx.commit()
+        response = self.get(f"/image/{eid}/download")
+        assert response.headers["Content-Type"] == "text/plain; charset=iso-8859-1"
         response = self.download(data_format="text/plain", data_encoding="iso-8859-15")
         assert response.headers["Content-Type"] == "text/plain; charset=iso-8859-15"
 
@@ -435,10 +500,23 @@ class TypeAndNameTC(DownloadTC):
     [
         ("a.png", 'inline; filename="a.png"'),
         ('a"b\\c.png', "inline; filename=\"a_b_c.png\"; filename*=UTF-8''a%22b_c.png"),
-        ("été.png", "inline; filename=\"?t?.png\"; filename*=UTF-8''%C3%A9t%C3%A9.png"),
+        ("été.png", "inline; filename=\"ete.png\"; filename*=UTF-8''%C3%A9t%C3%A9.png"),
+        ("cécilia.txt", "inline; filename=\"cecilia.txt\"; filename*=UTF-8''c%C3%A9cilia.txt"),
+        (
+            "a?*:<>|%.png",
+            "inline; filename=\"a_______.png\"; filename*=UTF-8''a%3F%2A%3A%3C%3E%7C%25.png",
+        ),
+        # full-width: they become what file systems refuse when they lose their width
+        (
+            "\uff0f\uff02\uff1f.png",
+            "inline; filename=\"___.png\"; filename*=UTF-8''%EF%BC%8F%EF%BC%82%EF%BC%9F.png",
+        ),
         ("../../etc/passwd", 'inline; filename=".._.._etc_passwd"'),
-        ("a\r\nSet-Cookie: b", 'inline; filename="aSet-Cookie: b"'),
-        ("日本.png", "inline; filename=\"??.png\"; filename*=UTF-8''%E6%97%A5%E6%9C%AC.png"),
+        (
+            "a\r\nSet-Cookie: b",
+            "inline; filename=\"aSet-Cookie_ b\"; filename*=UTF-8''aSet-Cookie%3A%20b",
+        ),
+        ("日本.png", "inline; filename=\"__.png\"; filename*=UTF-8''%E6%97%A5%E6%9C%AC.png"),
         ("", 'inline; filename="file"'),
         ("x" * 10000 + ".png", f'inline; filename="{"x" * 196}.png"'),
     ],

@@ -19,13 +19,14 @@ NAME = PACKAGE.name
 #: except on the lowest floor.
 FLOORS = (
     {"__init__"},
-    {"views", "pyramid", "commands", "ccplugin", "replacement"},
+    {"ccplugin"},
+    {"views", "pyramid", "commands", "entities", "replacement"},
     {"hooks", "upstream"},
     {"images", "database"},
     {"monitoring"},
     {"responses"},
     {"caches", "operations"},
-    {"names", "versions", "options", "__pkginfo__", "entities", "schema", "site_cubicweb", "wsgi"},
+    {"names", "paths", "versions", "options", "__pkginfo__", "schema", "site_cubicweb", "wsgi"},
 )
 #: The rooms that work without an instance, and all that they may import.
 APART = {

@@ -1,5 +1,6 @@
 """What is shipped for monitoring systems, run by their own programs in each state."""
 
+import functools
 import json
 import re
 import subprocess
@@ -14,7 +15,10 @@ from servers.support import find_program, free_port
 from test_monitor_states import Site, site, visitors_who_wait  # noqa: F401
 
 import cubicweb_hasite
+from cubicweb_hasite.deploy import dashboards, load, render
 
+#: the site whose checks are run
+SITE = Path(__file__).parent / "sites" / "one_host.toml"
 FILES = Path(cubicweb_hasite.__file__).with_name("monitoring")
 CHECK_HTTP = find_program("check_http", "monitoring-plugins-basic", "/usr/lib/nagios/plugins")
 PROMTOOL = find_program("promtool", "prometheus")
@@ -22,27 +26,42 @@ ALERTS_TEST = Path(__file__).with_name("alerts_test.yml")
 OK, WARNING, CRITICAL = 0, 1, 2
 
 
+def nagios_configuration() -> str:
+    """Return the objects of Nagios of the example site."""
+    rendering = render.render(load.load(SITE), drawing=False)
+    return rendering["all/etc/nagios4/conf.d/hasite.cfg"].content.decode()
+
+
+@functools.cache
 def commands() -> dict[str, str]:
-    """Return the command lines of the Nagios configuration, by the names of the checks."""
-    found = re.findall(
-        r"command_name +check_hasite_(\w+)\n +command_line +(.*)$",
-        (FILES / "nagios.cfg").read_text(),
-        re.M,
-    )
-    return dict(found)
+    """Return the command lines that check an instance, by the names of the checks.
+
+    Address and port are still macros, as in `$ADDRESS$`.
+    """
+    text = nagios_configuration()
+    [line] = re.findall(r"command_name hasite-http-text\n +command_line (.*)", text)
+    services = r"service_description \w+ instance 1 (\w+)\n +check_command +hasite-http-text!(.*)"
+    found = {}
+    for name, arguments in re.findall(services, text):
+        _address, _port, *others = arguments.replace("$$", "\0").split("!")
+        command = line
+        for number, argument in enumerate(["$ADDRESS$", "$PORT$", *others], 1):
+            command = command.replace(f"$ARG{number}$", argument)
+        found[name.removeprefix("monitor_")] = command
+    return found
 
 
 def run(command: str, port: int) -> subprocess.CompletedProcess[str]:
     """Run a command line as Nagios does, with its macros."""
-    macros = {"$USER1$": str(Path(CHECK_HTTP).parent), "$HOSTADDRESS$": "127.0.0.1"}
-    for macro, value in {**macros, "$_HOSTHASITE_PORT$": str(port)}.items():
-        command = command.replace(macro, value)
+    command = command.replace("$ADDRESS$", "127.0.0.1").replace("$PORT$", str(port))
+    command = command.replace("/usr/lib/nagios/plugins/", f"{Path(CHECK_HTTP).parent}/")
     assert not re.search(r"\$_?[A-Z]+", command), command
+    command = command.replace("\0", "$")
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
 
 
 def check(port: int, *critical: str) -> dict[str, str]:
-    """Assert which checks are critical, the others being well, and return what they say."""
+    """Assert which checks are critical, the others being healthy, and return what they print."""
     said = {}
     for name, command in commands().items():
         result = run(command, port)
@@ -150,9 +169,8 @@ def test_nagios_instance_gone_or_without_monitors(site: Site) -> None:  # noqa: 
 
 
 def test_nagios_configuration() -> None:
-    """Each command is that of a service, and the other way round."""
-    text = (FILES / "nagios.cfg").read_text()
-    assert set(re.findall(r"check_command +check_hasite_(\w+)", text)) == set(commands())
+    """Each monitor is checked."""
+    assert set(commands()) == {"live", "ready", "db", "version", "pool", "hostname"}
 
 
 def test_prometheus_alerts() -> None:
@@ -163,8 +181,8 @@ def test_prometheus_alerts() -> None:
     assert names == set(re.findall(r"alertname: (\w+)", ALERTS_TEST.read_text()))
 
 
-def test_figures_exist(instance: Instance) -> None:
-    """What the alerts and the dashboard ask for are figures, and labels, that an instance has."""
+def test_metrics_exist(instance: Instance) -> None:
+    """The alerts and the dashboard ask for metrics, and labels, that an instance has."""
     port = free_port()
     cache = f"http://127.0.0.1:{free_port()}/"
     with instance.process(hasite_management_port=port, hasite_purge_urls=cache):
@@ -172,8 +190,7 @@ def test_figures_exist(instance: Instance) -> None:
     labels: dict[str, set[str]] = {}
     for name, pairs in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.M):
         labels.setdefault(name, {"job", "instance"}).update(re.findall(r'(\w+)="', pairs))
-    dashboard = json.loads((FILES / "dashboard.json").read_text())
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries = dashboard_queries("cubicweb")
     assert len(queries) > 10
     queries += re.findall(r"(?:expr: |^ {10}\S).*", (FILES / "alerts.yml").read_text(), re.M)
     for query in queries:
@@ -187,15 +204,21 @@ def test_figures_exist(instance: Instance) -> None:
     }
 
 
-def test_dashboard_queries() -> None:
-    """Prometheus takes the queries for such."""
-    dashboard = json.loads((FILES / "dashboard.json").read_text())
+def dashboard_queries(program: str) -> list[str]:
+    """Return the queries of a dashboard."""
+    dashboard = json.loads(
+        dashboards.dashboard(program, dashboards.load_metrics()[program], "description")
+    )
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("program", dashboards.load_metrics())
+def test_dashboard_queries(program: str) -> None:
+    """Prometheus accepts the queries."""
     rules = [
-        {"record": f"q{number}", "expr": target["expr"].replace("$instance", ".*")}
-        for number, target in enumerate(
-            target for panel in dashboard["panels"] for target in panel["targets"]
-        )
+        {"record": f"q{number}", "expr": query}
+        for number, query in enumerate(dashboard_queries(program))
     ]
     result = subprocess.run(
         [PROMTOOL, "check", "rules", "/dev/stdin"],

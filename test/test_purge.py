@@ -196,6 +196,15 @@ class PurgeTC(EditingTC):
         for cache, url, _content in held:
             assert self.get(cache, url).content == BLUE
 
+    def test_name_in_other_words(self) -> None:
+        """An application's own URL is purged in the normal form, which is what visitors get."""
+        held = self.store("/file/{eid}/raw/~%C3%A9.png")
+        for purger in purge.purgers(self.config):
+            purger.add([f"/file/./{self.eid}//raw/%7E%c3%a9.png"])
+        self.flush()
+        for cache, url, _content in held:
+            assert self.get(cache, url).headers["X-Cache"].startswith("MISS")
+
     def test_replacement(self) -> None:
         """What a former URL answers leads to the current one, from the first eid on."""
         first = self.eid

@@ -1,7 +1,8 @@
 """Many visitors and scripts edit the same images at once, through several processes.
 
 Afterwards nothing is lost, doubled or dangling, and nothing but documented refusals was answered.
-`STRESS_SECONDS` says for how long they do it, 20 by default.
+`STRESS_SECONDS` says for how long they do it, 20 by default. Nor does a visitor who looks at an
+image while it is edited see an error: `STRESS_REQUESTS` says how often, 5,000 by default.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import backend
 import pytest
+from image_visits import Visits
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database
@@ -24,6 +26,7 @@ from servers.support import wait_until
 from servers.visitor import Visitor, validation
 
 SECONDS = float(os.environ.get("STRESS_SECONDS", "20"))
+REQUESTS = int(os.environ.get("STRESS_REQUESTS", "5000"))
 SEED = int(os.environ.get("STRESS_SEED", "1"))
 IMAGES = 10
 THREADS = 4  # per process
@@ -190,6 +193,83 @@ def _edit(visitor: Visitor, draw: random.Random, images: Images) -> None:
 def _eid(location: str) -> int | None:
     match = re.search(r"/file/(\d+)", location)
     return int(match[1]) if match else None
+
+
+# Edits the images until there is a file, in several ways, as fast as it can.
+_EDIT = """
+import json
+import os
+import random
+from collections import Counter
+from cubicweb import Binary
+from cubicweb.server import hook
+from cubicweb.server.session import Connection
+from cubicweb_hasite import replacement
+
+draw = random.Random(SEED)
+outcomes = Counter()
+
+class Refuse(hook.SingleLastOperation):
+    def precommit_event(self):
+        raise RuntimeError("rolled back")
+
+while not os.path.exists(STOP):
+    [action] = draw.choices(("replace", "replace twice", "edit", "roll back"), (6, 2, 1, 2))
+    [eid] = draw.choice(cnx.execute("Any F WHERE F is File").rows)
+    cnx.rollback()
+    for _ in range(2 if action == "replace twice" else 1):
+        with Connection(cnx.repo, cnx.user) as connection:
+            replaced = {} if action == "edit" else replacement.track(connection)
+            data = Binary(draw.choice(PICTURES))
+            try:
+                connection.execute(
+                    "SET F data %(d)s WHERE F eid %(f)s", {"f": eid, "d": data})
+                if action == "roll back":
+                    Refuse(connection)  # once the entity is replaced
+                connection.commit()
+                eid = replaced.get(eid) or eid
+                outcomes[action] += 1
+            except Exception as error:
+                connection.rollback()
+                outcomes["%s: %s" % (action, type(error).__name__)] += 1
+print("said:", json.dumps(outcomes))
+"""
+
+
+@pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one writer at a time")
+@pytest.mark.parametrize("storage", ["database", "files"])
+def test_visits_during_edits(
+    storage: str,
+    server_directory: Callable[[str], Path],
+    new_database: Callable[[], Database],
+) -> None:
+    """Whoever looks at an image, by whatever URL, sees it, or is led to it."""
+    options: dict[str, object] = {}
+    if storage == "files":
+        files = server_directory("files")
+        files.mkdir()
+        options["testapp-files-directory"] = str(files)
+    directory = server_directory("instance")
+    instance = Instance(directory, ["hasite_testapp", "api"], new_database(), options=options)
+    instance.create()
+    pictures = [picture(colour) for colour in ("red", "green", "blue", "black")]
+    eids = _run_script(instance, "populate", _POPULATE, PICTURE=pictures[0], IMAGES=5)
+    stop = directory / "stop"
+    with (
+        instance.process() as first,
+        instance.process(base_url=first.url) as second,
+        ThreadPoolExecutor() as pool,
+    ):
+        edits = pool.submit(
+            _run_script, instance, "edit", _EDIT, SEED=SEED, STOP=str(stop), PICTURES=pictures
+        )
+        visits = Visits([first.url, second.url], eids, pictures)
+        try:
+            visits.make(REQUESTS, threads=THREADS, seed=SEED)
+        finally:
+            stop.touch()
+        print(f"{storage}: {visits.summary()}; edits: {edits.result()}")
+        assert not visits.wrong, visits.summary()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from pyramid.response import Response
 from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
-from cubicweb_hasite import options
+from cubicweb_hasite import options, paths
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
@@ -60,7 +60,9 @@ def name_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
     def name_tween(request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
-        if path.startswith(ANONYMOUS):
+        asked = paths.asked_target(request.environ)
+        # it must also be written so, if the server tells: balancers compare what is written
+        if path.startswith(ANONYMOUS) and (asked is None or asked[0].startswith(ANONYMOUS)):
             language, _slash, rest = path.removeprefix(ANONYMOUS).partition("/")
             request.environ["PATH_INFO"] = f"/{rest}"
             request.environ[_KEY] = _Page(language)

@@ -28,6 +28,7 @@ from cubicweb.server.sqlutils import SQL_PREFIX
 from cubicweb_hasite import options
 from cubicweb_hasite.caches.policy import page_languages
 from cubicweb_hasite.names import ANONYMOUS
+from cubicweb_hasite.paths import normal_form
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,7 @@ class Purger:
             path = self._take(connection)
             down = False
             try:
-                # quoted as browsers quote a URL that a page has not quoted
-                target = quote(path, safe=string.punctuation)
-                connection.request("PURGE", target, headers={"Host": self._host})
+                connection.request("PURGE", _target(path), headers={"Host": self._host})
                 response = connection.getresponse()
                 response.read()
                 answer, down = f"status {response.status}", response.status in _DOWN
@@ -166,6 +165,13 @@ class Purger:
             what = "is down, purges wait" if down else f"refuses to purge {path}"
             log.error("%s %s: %s", self.url, what, answer)
         self._logged = not done
+
+
+def _target(path: str) -> str:
+    """Return a path and its query as caches know them: as the balancer asks for them."""
+    # quoted as browsers quote a URL that a page has not quoted
+    quoted, mark, query = quote(path, safe=string.punctuation).partition("?")
+    return (normal_form(quoted) or quoted) + mark + query
 
 
 _purgers: dict[tuple[str, ...], tuple[Purger, ...]] = {}

@@ -70,7 +70,7 @@ def reference() -> str:
     lines = [
         "# Reference of the site file",
         "",
-        "Made from the model in `cubicweb_hasite/deploy/site.py`; `cubicweb-ctl hasite-init` "
+        "Made from the model in `cubicweb_hasite/deploy/`; `cubicweb-ctl hasite-init` "
         "prints an example.",
     ]
     for name, field in Site.model_fields.items():

@@ -64,7 +64,9 @@ def _explain(details: Any) -> tuple[Key, str]:
     """Return the key and the message of an error of pydantic: what is wrong, what is right."""
     key = tuple(part for part in details["loc"] if part not in ("[key]", "int", "str"))
     section, field = _field(key)
-    description = (field and field.description) or (section and section.__doc__)
+    description = field.description if field else None
+    if not description and section:
+        description = section.__doc__
     about = f" ({' '.join(description.split())})" if description else ""
     match details["type"]:
         case "missing":
@@ -85,7 +87,8 @@ def _explain(details: Any) -> tuple[Key, str]:
 
 def _field(key: Key) -> tuple[type[Section] | None, Any]:
     """Return the section of a key, and its field if there is one."""
-    section, field = Site, None
+    section: type[Section] | None = Site
+    field: Any = None
     for part in key:
         if section is None or isinstance(part, int):
             break
@@ -100,7 +103,7 @@ def _field(key: Key) -> tuple[type[Section] | None, Any]:
             rest = key[2:]
             if not rest:
                 return section_of_field, None
-            return section_of_field, section_of_field.model_fields.get(rest[0])
+            return section_of_field, section_of_field.model_fields.get(str(rest[0]))
         section = section_of_field
     return section, field
 

@@ -150,7 +150,9 @@ def _difference(path: Path, file: File) -> str:
         result = f"{path}: its mode is {mode:04o}, it should be {file.mode:04o}\n"
     before, after = (_DIGEST.sub(rb"\1", content) for content in (present, file.content))
     if before != after:
-        lines = (content.decode(errors="replace").splitlines(True) for content in (before, after))
-        for line in difflib.unified_diff(*lines, str(path), f"{path} (rendered)"):
+        old, new = (
+            content.decode(errors="replace").splitlines(True) for content in (before, after)
+        )
+        for line in difflib.unified_diff(old, new, str(path), f"{path} (rendered)"):
             result += line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
     return result

@@ -5,7 +5,6 @@ import posixpath
 import re
 import shutil
 import subprocess
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,20 +12,17 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cubicweb_hasite.__pkginfo__ import version
-from cubicweb_hasite.deploy import tables
+from cubicweb_hasite import names
+from cubicweb_hasite.__pkginfo__ import documentation, version
+from cubicweb_hasite.deploy import dashboards, limits, tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
 from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_FIGURES = Path(__file__).parent.parent / "monitoring"
 
-# name of the pages of anonymous visitors in caches: that of cubicweb_hasite.caching, which needs
-# CubicWeb
-_ANONYMOUS = "/_anonymous/"
-# URLs whose answers a shared cache may keep: those of downloads and static files
-CACHEABLE_PATH = r"^/(data|static|fckeditor)/|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
+#: URLs whose answers a shared cache may keep: static files and downloads
+CACHEABLE_PATH = rf"{names.STATIC_PATH}|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
 _CACHEABLE_QUERY = r"^/([a-z]+/)?[0-9]+\?vid=download$"
 
 
@@ -73,14 +69,16 @@ class _Renderer:
         certificates = [web.certificate for web in site.sites.values() if web.certificate]
         self.environment.globals |= {
             "site": site,
+            "documentation": documentation,
             "made": self._made,
             "check_fall": CHECK_FALL,
             "first_site": next(iter(site.sites)),
+            "limits": limits,
             "cacheable_path": CACHEABLE_PATH,
             "cacheable_query": _CACHEABLE_QUERY,
             "balancer_addresses": [host.address for host in site.balancers.values()],
             "web_addresses": [host.address for host in site.web.values()],
-            "anonymous": _ANONYMOUS,
+            "names": names,
             "shares_pages": any(web.shares_pages for web in site.sites.values()),
             "tls": bool(certificates),
             "certificates": [
@@ -113,22 +111,25 @@ class _Renderer:
             if role in host.roles:
                 yield from groups[role](name, host)
         if name in self.site.etcd:
-            yield "etc/default/etcd", self._file("database/etcd", name=name, host=host)
+            yield "etc/default/etcd", self._file("default/etcd", name=name, host=host)
             yield self._restart("etcd")
         if self.site.prometheus:
             for program, port in exporters(self.site, host):
-                context = {"program": program, "port": port, "host": host}
-                yield f"etc/default/{program}", self._file("host/exporter", **context)
+                context: dict[str, Any] = {"program": program, "port": port, "host": host}
+                yield (
+                    f"etc/default/{program}",
+                    self._file("default/prometheus-exporter", **context),
+                )
 
     def _restart(self, program: str) -> tuple[str, File]:
         path = f"etc/systemd/system/{program}.service.d/hasite.conf"
-        return path, self._file("host/restart.conf", program=program)
+        return path, self._file("systemd/restart.conf", program=program)
 
     def _balancer_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site = self.site
         context: dict[str, Any] = {"name": name, "host": host}
-        yield "etc/haproxy/haproxy.cfg", self._file("balancer/haproxy.cfg", **context)
-        yield "etc/default/haproxy", self._file("balancer/default-haproxy", **context)
+        yield "etc/haproxy/haproxy.cfg", self._file("haproxy/haproxy.cfg", **context)
+        yield "etc/default/haproxy", self._file("default/haproxy", **context)
         if site.keepalived:
             family = ":" in host.address
             others = [a for a in site.keepalived.addresses if (":" in a) != family]
@@ -137,14 +138,16 @@ class _Renderer:
             public = ["[::]" if any(":" in a for a in floating) else "*"]
             yield (
                 "etc/keepalived/keepalived.conf",
-                self._file("balancer/keepalived.conf", floating_of_other_family=others, **context),
+                self._file(
+                    "keepalived/keepalived.conf", floating_of_other_family=others, **context
+                ),
             )
             yield self._restart("keepalived")
         else:
             public = [f"[{host.address}]" if ":" in host.address else host.address]
         yield (
             "etc/haproxy/hasite.cfg",
-            self._file("balancer/hasite.cfg", public_addresses=public, **context),
+            self._file("haproxy/hasite.cfg", public_addresses=public, **context),
         )
         for web_site in site.sites.values():
             if web_site.certificate and not web_site.certificate.startswith("/"):
@@ -164,17 +167,17 @@ class _Renderer:
             },
         }
         if site.squid:
-            yield "etc/squid/squid.conf", self._file("web/squid.conf", **context)
-            yield "etc/squid/hasite.conf", self._file("web/hasite-squid.conf", **context)
+            yield "etc/squid/squid.conf", self._file("squid/squid.conf", **context)
+            yield "etc/squid/hasite.conf", self._file("squid/hasite.conf", **context)
             yield self._restart("squid")
         else:
-            yield "etc/varnish/hasite.vcl", self._file("web/hasite.vcl", **context)
+            yield "etc/varnish/hasite.vcl", self._file("varnish/hasite.vcl", **context)
             yield (
                 "etc/systemd/system/varnish.service.d/hasite.conf",
-                self._file("web/varnish-service.conf", **context),
+                self._file("systemd/varnish.conf", **context),
             )
         if site.apache:
-            yield "etc/apache2/apache2.conf", self._file("web/apache2.conf", **context)
+            yield "etc/apache2/apache2.conf", self._file("apache2/apache2.conf", **context)
             yield self._restart("apache2")
         for site_name, web_site in site.sites.items():
             context = {
@@ -190,16 +193,16 @@ class _Renderer:
             }
             yield (
                 f"etc/systemd/system/cubicweb-{site_name}@.service",
-                self._file("web/cubicweb@.service", **context),
+                self._file("systemd/cubicweb@.service", **context),
             )
-            yield f"etc/hasite/{site_name}.env", self._file("web/site.env", **context)
-            yield f"usr/local/sbin/{site_name}-ctl", self._file("web/ctl", 0o755, **context)
+            yield f"etc/hasite/{site_name}.env", self._file("hasite/site.env", **context)
+            yield f"usr/local/sbin/{site_name}-ctl", self._file("sbin/ctl", 0o755, **context)
         for instance in here:
             yield (
                 f"etc/hasite/{instance.site}-{instance.number}.env",
-                self._file("web/instance.env", instance=instance, name=name),
+                self._file("hasite/instance.env", instance=instance, name=name),
             )
-        yield "usr/local/share/hasite/check_storage.py", self._file("web/check_storage")
+        yield "usr/local/share/hasite/check_storage.py", self._file("share/check_storage")
 
     def _database_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site, postgresql = self.site, self.site.postgresql
@@ -211,83 +214,45 @@ class _Renderer:
             "other_nodes": [o.address for n, o in site.database.items() if n != name],
         }
         if site.patroni:
-            yield "etc/patroni/config.yml", self._file("database/patroni.yml", **context)
+            yield "etc/patroni/config.yml", self._file("patroni/config.yml", **context)
         else:
             folder = f"etc/postgresql/{postgresql.version}/main"
             yield (
                 f"{folder}/conf.d/hasite.conf",
-                self._file("database/postgresql.conf", **context),
+                self._file("postgresql/hasite.conf", **context),
             )
-            yield f"{folder}/pg_hba.conf", self._file("database/pg_hba.conf", **context)
-        yield "usr/local/sbin/hasite-backup", self._file("database/hasite-backup", 0o755)
+            yield f"{folder}/pg_hba.conf", self._file("postgresql/pg_hba.conf", **context)
+        yield "usr/local/sbin/hasite-backup", self._file("sbin/hasite-backup", 0o755)
         for unit in ("hasite-backup.service", "hasite-backup.timer"):
-            yield f"etc/systemd/system/{unit}", self._file(f"database/{unit}")
+            yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}")
 
     def _monitoring_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
-        site, context = self.site, {"name": name, "host": host}
+        site = self.site
+        context: dict[str, Any] = {"name": name, "host": host}
         if site.nagios:
-            yield "etc/nagios4/conf.d/hasite.cfg", self._file("monitoring/nagios.cfg", **context)
+            yield "etc/nagios4/conf.d/hasite.cfg", self._file("nagios4/hasite.cfg", **context)
         if not site.prometheus:
             return
         scrapes = tables.scrapes(site)
         yield (
             "etc/prometheus/prometheus.yml",
-            self._file("monitoring/prometheus.yml", scrapes=scrapes, **context),
+            self._file("prometheus/prometheus.yml", scrapes=scrapes, **context),
         )
-        yield "etc/default/prometheus", self._file("monitoring/default-prometheus", **context)
-        for kind in ("dashboards", "datasource"):
-            folder = "datasources" if kind == "datasource" else kind
-            yield (
-                f"etc/grafana/provisioning/{folder}/hasite.yml",
-                self._file(f"monitoring/grafana-{kind}.yml", **context),
-            )
-        # those of CubicWeb itself come with the cube
-        alerts = (_FIGURES / "alerts.yml").read_text()
-        yield (
-            "etc/prometheus/hasite/cubicweb.rules.yml",
-            File(f"{self._made('#')}\n{alerts}".encode()),
-        )
-        dashboard = json.loads((_FIGURES / "dashboard.json").read_text())
-        dashboard = {"description": self._made("").strip()} | dashboard
-        yield "var/lib/grafana/dashboards/hasite-cubicweb.json", _json(dashboard)
-        figures = tomllib.loads((_TEMPLATES / "monitoring/figures.toml").read_text())
-        for program, figure in figures.items():
-            if program in scrapes:
-                yield (
-                    f"etc/prometheus/hasite/{program}.rules.yml",
-                    self._file("monitoring/rules.yml", program=program, alerts=figure["alerts"]),
-                )
-                dashboard = self._dashboard(program, figure)
-                yield f"var/lib/grafana/dashboards/hasite-{program}.json", dashboard
-
-    def _dashboard(self, program: str, figure: dict[str, Any]) -> File:
-        """Return a dashboard in Grafana's JSON, two panels a row."""
-        panels = [
-            {
-                "id": index + 1,
-                "type": "timeseries",
-                "title": panel["title"],
-                "description": panel["note"],
-                "gridPos": {"x": index % 2 * 12, "y": index // 2 * 8, "w": 12, "h": 8},
-                "datasource": {"type": "prometheus", "uid": "hasite"},
-                "fieldConfig": {"defaults": {"unit": panel["unit"], "min": 0}, "overrides": []},
-                "targets": [
-                    {"refId": "A", "expr": panel["expr"], "legendFormat": panel["legend"]}
-                ],
-            }
-            for index, panel in enumerate(figure["panels"])
-        ]
-        dashboard = {
-            "description": self._made("").strip(),
-            "uid": f"hasite-{program}",
-            "title": figure["title"],
-            "tags": ["hasite"],
-            "schemaVersion": 38,
-            "refresh": "30s",
-            "time": {"from": "now-6h", "to": "now"},
-            "panels": panels,
-        }
-        return _json(dashboard)
+        yield "etc/default/prometheus", self._file("default/prometheus", **context)
+        for kind in ["dashboards", "datasources"]:
+            path = f"etc/grafana/provisioning/{kind}/hasite.yml"
+            yield path, self._file(f"grafana/{kind}.yml", **context)
+        for program, metrics in dashboards.load_metrics().items():
+            if program not in scrapes:
+                continue
+            if program == "cubicweb":
+                rules = File(f"{self._made('#')}\n{dashboards.cubicweb_alerts()}".encode())
+            else:
+                alerts = metrics["alerts"]
+                rules = self._file("prometheus/rules.yml", program=program, alerts=alerts)
+            yield f"etc/prometheus/hasite/{program}.rules.yml", rules
+            dashboard = dashboards.dashboard(program, metrics, self._made("").strip())
+            yield f"var/lib/grafana/dashboards/hasite-{program}.json", File(dashboard.encode())
 
     def documents(self, files: Rendering, *, drawing: bool) -> Rendering:
         """Return the documentation of the site."""
@@ -331,7 +296,3 @@ class _Renderer:
         # instead of Graphviz' own comment, which tells its version
         made = f"<!-- {self._made('').strip()} -->".encode()
         return re.sub(rb"<!-- Generated by graphviz.*?-->", made, svg, count=1, flags=re.S)
-
-
-def _json(content: dict[str, Any]) -> File:
-    return File((json.dumps(content, indent=2) + "\n").encode())

@@ -11,6 +11,7 @@ from cubicweb_hasite.deploy.site import (
     RESERVED_CONNECTIONS,
     Key,
     Listener,
+    Patroni,
     Site,
 )
 
@@ -116,12 +117,22 @@ def _part_problems(site: Site) -> Iterator[tuple[Key, str]]:
 
 def _web_site_problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
     seen: dict[str, dict[str, str]] = {"url": {}, "database": {}}
+    aliases: dict[str, tuple[str, int]] = {}
     for name, web_site in site.sites.items():
         key = ("sites", name)
-        for field, value in (("url", web_site.host), ("database", site.database_name(name))):
-            other = seen[field].setdefault(value, name)
+        for field, own in (("url", web_site.host), ("database", site.database_name(name))):
+            other = seen[field].setdefault(own, name)
             if other != name:
-                yield (*key, field), f"{value} is that of the site {other}; give each its own"
+                yield (*key, field), f"{own} is that of the site {other}; give each its own"
+        for index, alias in enumerate(web_site.aliases):
+            for other, known in site.sites.items():
+                if re.match(known.host_pattern, alias, re.IGNORECASE):
+                    message = f"{alias} is the host name of the site {other}; remove it"
+                    yield (*key, "aliases", index), message
+            first = aliases.setdefault(alias.lower(), (name, index))
+            if first != (name, index):
+                message = f"{alias} is an alias of the site {first[0]}; name it once"
+                yield (*key, "aliases", index), message
         if web_site.scheme == "https" and not web_site.certificate:
             yield (*key, "certificate"), "it is missing, and the URL is https; give one, or http"
         if web_site.scheme == "http" and web_site.certificate:
@@ -227,14 +238,14 @@ def _database_problems(site: Site) -> Iterator[tuple[Key, str]]:
             f"other uses; give {needed + RESERVED_CONNECTIONS} or more",
         )
     if site.patroni:
-        yield from _patroni_problems(site)
+        yield from _patroni_problems(site, site.patroni)
 
 
-def _patroni_problems(site: Site) -> Iterator[tuple[Key, str]]:
+def _patroni_problems(site: Site, patroni: Patroni) -> Iterator[tuple[Key, str]]:
     if len(site.database) < 2:
         yield ("patroni",), "it needs two database nodes; add one, or leave [patroni] out"
         return
-    members = site.patroni.etcd or list(site.database)
+    members = patroni.etcd or list(site.database)
     for index, name in enumerate(members):
         if name not in site.hosts:
             known = ", ".join(site.hosts)

@@ -1,4 +1,4 @@
-"""The error for an edit of an entity that somebody else has changed meanwhile."""
+"""The error for an edit of an entity that another user has changed meanwhile."""
 
 from cubicweb import ValidationError
 
@@ -10,7 +10,7 @@ _CHANGED_MEANWHILE = (
 
 
 def changed_meanwhile(eid: int) -> ValidationError:
-    """Return CubicWeb's own error for a concurrent edition of the entity `eid`.
+    """Return CubicWeb's own error for a concurrent edit of the entity `eid`.
 
     See `check_concurrent_edition` in cubicweb_web/views/editcontroller.py.
     """

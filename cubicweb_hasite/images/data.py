@@ -3,21 +3,31 @@
 Its attributes in one query, at a tenth of the cost of RQL; its bytes in slices, since the driver
 would hold large ones three times. Permissions are not asked: see
 :mod:`cubicweb_hasite.images.visibility`.
+
+Attributes and bytes are read by different queries, and PostgreSQL lets each see what is committed
+by then (READ COMMITTED): between the two the entity may be edited, replaced or deleted.
+:class:`Changed` says so, and the caller looks again.
 """
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from cubicweb import Binary
 from cubicweb.entity import Entity
 from cubicweb.schema import CubicWebEntitySchema
 from cubicweb.server.session import Connection
+from cubicweb.server.sources.storages import BytesFileSystemStorage, Storage
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 #: how much is asked of PostgreSQL at once, in bytes
 SLICE = 2**20
 _WHOLE = 2**31 - 1
 _CURSOR = "hasite_slices"
+
+
+class Changed(Exception):
+    """An entity was edited, replaced or deleted while it was being read: look again."""
 
 
 def attributes(eschema: CubicWebEntitySchema) -> list[str]:
@@ -29,7 +39,7 @@ def attributes(eschema: CubicWebEntitySchema) -> list[str]:
     ]
 
 
-def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str, object] | None:
+def row(cnx: Connection, etype: str, eid: int, names: Iterable[str]) -> dict[str, Any] | None:
     """Return attributes of an entity, by their names; None if it is gone."""
     names = list(names)
     columns = ", ".join(SQL_PREFIX + name for name in names) or "1"
@@ -44,44 +54,101 @@ def aware(date: datetime) -> datetime:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
+def version(cnx: Connection, etype: str, eid: int) -> datetime | None:
+    """Return when an entity was changed last, None if it is gone."""
+    values = row(cnx, etype, eid, ["modification_date"])
+    if values is None:
+        return None
+    date: datetime = values["modification_date"]
+    return date
+
+
+def check(entity: Entity) -> None:
+    """Check that an entity is still what it was when its attributes were read.
+
+    :raises Changed: it is not.
+    """
+    if version(entity._cw, entity.cw_etype, entity.eid) != entity.modification_date:
+        raise Changed(entity.eid)
+
+
 def load(entity: Entity, attribute: str) -> None:
     """Load an attribute of bytes of an entity, where CubicWeb then finds it loaded.
 
-    Bytes that the database does not hold are left to CubicWeb (cubicweb.server.sources.storages).
+    Bytes that the database does not hold are read by their storage
+    (cubicweb.server.sources.storages).
+
+    :raises Changed: the entity is not any more what it was when its attributes were read.
+    :raises OSError: the file that holds the bytes cannot be read.
     """
+    source = entity._cw.repo.system_source
+    storage = source._storages.get(entity.cw_etype, {}).get(attribute)
+    if storage is None:
+        entity.cw_attr_cache[attribute] = _in_database(entity, attribute)
+    elif storage.is_source_callback:
+        entity.cw_attr_cache[attribute] = _in_storage(entity, attribute, storage)
+
+
+def _in_storage(entity: Entity, attribute: str, storage: Storage) -> Binary | None:
     cnx, etype = entity._cw, entity.cw_etype
     source = cnx.repo.system_source
-    if attribute in source._storages.get(etype, ()):
-        return
-    size = SLICE if source.dbdriver == "postgres" else _WHOLE
     column = SQL_PREFIX + attribute
+    found = cnx.system_sql(
+        f"SELECT {SQL_PREFIX}modification_date, {column} FROM {SQL_PREFIX}{etype} "
+        f"WHERE {SQL_PREFIX}eid=%(eid)s",
+        {"eid": entity.eid},
+    ).fetchone()
+    if found is None or found[0] != entity.modification_date:
+        raise Changed(entity.eid)
+    value = found[1]
+    if value is None:
+        return None
+    try:
+        if type(storage).callback is BytesFileSystemStorage.callback:
+            # which would log a file that is gone as critical, and hide why it cannot be read
+            return Binary.from_file(source.binary_to_str(value))
+        stored = storage.callback(source, cnx, value)
+    except Exception:
+        check(entity)  # an edit removes the former file once it is committed
+        raise
+    if stored is None:
+        check(entity)
+        raise OSError(f"{storage} cannot read {attribute} of {entity}")
+    return stored
+
+
+def _in_database(entity: Entity, attribute: str) -> Binary | None:
+    cnx, etype = entity._cw, entity.cw_etype
+    size = SLICE if cnx.repo.system_source.dbdriver == "postgres" else _WHOLE
+    column, date = SQL_PREFIX + attribute, f"{SQL_PREFIX}modification_date"
     where = f"{SQL_PREFIX}eid=%(eid)s"
     args = {"eid": entity.eid, "size": size}
-    row = cnx.system_sql(
-        f"SELECT length({column}), substr({column}, 1, %(size)s) FROM {SQL_PREFIX}{etype} "
-        f"WHERE {where}",
+    found = cnx.system_sql(
+        f"SELECT {date}, length({column}), substr({column}, 1, %(size)s) "
+        f"FROM {SQL_PREFIX}{etype} WHERE {where}",
         args,
     ).fetchone()
-    if row is None:
-        return  # gone meanwhile
-    length, first = row
+    if found is None or found[0] != entity.modification_date:
+        raise Changed(entity.eid)
+    _date, length, first = found
     if length is None:
-        entity.cw_attr_cache[attribute] = None
-        return
+        return None
     if length <= size:
         data = Binary(first or b"")  # SQLite's substr makes NULL of no bytes
     else:
         data = Binary()
-        del row, first
+        del found, first
         # of one query, so that all slices are of the same bytes
         cnx.system_sql(
             f"DECLARE {_CURSOR} CURSOR FOR SELECT substr({column}, start, %(size)s) "
             f"FROM {SQL_PREFIX}{etype}, generate_series(1, length({column}), %(size)s) AS start "
-            f"WHERE {where}",
-            args,
+            f"WHERE {where} AND {date}=%(date)s",
+            {**args, "date": entity.modification_date},
         )
         while row := cnx.system_sql(f"FETCH {_CURSOR}").fetchone():
             data.write(row[0])
         cnx.system_sql(f"CLOSE {_CURSOR}")
+        if data.tell() != length:
+            raise Changed(entity.eid)
     data.seek(0)
-    entity.cw_attr_cache[attribute] = data
+    return data

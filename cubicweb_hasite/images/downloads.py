@@ -1,14 +1,16 @@
 """Serve the data of an entity over HTTP: validators, preconditions and ranges (RFC 9110).
 
-Reads the data only when the response needs it.
+The data is read only if the response needs it.
 """
 
 import logging
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import partial
 from tempfile import TemporaryFile
 from typing import Any
@@ -21,23 +23,20 @@ from webob import Request
 from webob.byterange import Range
 
 from cubicweb_hasite.caches import policy
-from cubicweb_hasite.images import data
+from cubicweb_hasite.images import data, media_types, thumbnails
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.responses import refuse
 
 log = logging.getLogger(__name__)
 
-# What a browser shows without being able to run anything in it (so no SVG); all else is
-# downloaded as a file.
-_INLINE = {
-    f"image/{subtype}"
-    for subtype in ("apng", "avif", "bmp", "gif", "jpeg", "png", "webp", "x-icon")
-}
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
+# all but ASCII, what Windows refuses in names, and what browsers read differently in quotes
+_REFUSED = re.compile(r"""[^ !#$&'()+,\-.0-9;=@A-Z\[\]^_`a-z{}~]""")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# the last 0 bytes: satisfiable by nothing, and taken for all by WebOb
+# the last 0 bytes: cannot be satisfied, but WebOb takes it for all bytes
 _LAST_NONE = re.compile(r"bytes\s*=\s*-0+\s*", re.IGNORECASE)
+#: how long after a change its date is a strong validator
+_STRONG_AFTER = timedelta(minutes=1)
 # in bytes
 _IN_MEMORY = 2**20
 _BLOCK = 2**16
@@ -54,20 +53,20 @@ class Selected:
     etag: str
     last_modified: datetime
     cache_control: str
-    #: returns the bytes, None where there are none
+    #: returns the bytes, None where there are none; raises :class:`data.Changed` if they are not
+    #: those that the other fields describe
     read: Callable[[], bytes | None]
 
 
 def select(
     entity: Entity, representation: Representation, *, shared: bool, max_age: int | None
 ) -> Selected | None:
-    """Return the representation of an entity's data, None if the entity has not such a one.
+    """Return the representation of an entity's data, None if the entity has no such one.
 
-    :param entity: one that the visitor may read, with its data
-
+    :param entity: an entity that the visitor may read, with its data
     :param shared: whether an anonymous visitor may read the entity and its data
-    :param max_age: for how long immutable data may be cached, in seconds; None where the URL
-        does not name the eid, so that other data may come under it
+    :param max_age: how long immutable data may be cached, in seconds; None if the URL does not
+        name the eid, and may lead to other data later
     """
     if representation == "thumbnail":
         adapter = entity.cw_adapt_to("IThumbnail")
@@ -75,7 +74,7 @@ def select(
             return None
         content_type, file_name = "image/png", adapter.thumbnail_file_name()
         size = entity._cw.vreg.config["image-thumb-size"]
-        variant, read = f"-{size}", partial(_thumbnail, adapter)
+        variant, read = f"-{size}-{thumbnails.VERSION}", partial(_thumbnail, adapter)
     else:
         adapter = entity.cw_adapt_to("IDownloadable")
         if adapter is None:
@@ -85,8 +84,8 @@ def select(
     immutable_data = entity.cw_adapt_to("IImmutableData")
     immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
     modified = data.aware(entity.modification_date)
-    # The time of the last change, to the microsecond, validates the bytes without reading
-    # them: they change in no other way.
+    # The time of the last change, in microseconds, validates the bytes without reading them,
+    # because every change of the bytes sets it.
     return Selected(
         content_type=content_type,
         file_name=file_name or str(entity.eid),
@@ -98,7 +97,10 @@ def select(
 
 
 def respond(request: Request, selected: Selected) -> Response:
-    """Answer a GET or HEAD request for a representation."""
+    """Answer a GET or HEAD request for a representation.
+
+    :raises data.Changed: the entity was changed since the representation was selected.
+    """
     response = Response()
     response.headers.clear()
     response.headers["Cache-Control"] = selected.cache_control
@@ -121,9 +123,9 @@ def respond(request: Request, selected: Selected) -> Response:
     response.headers["Content-Type"] = selected.content_type
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Disposition"] = content_disposition(
-        selected.file_name, inline=selected.content_type in _INLINE
+        selected.file_name, inline=media_types.is_shown(selected.content_type)
     )
-    if wanted := _wanted_range(request, response):
+    if wanted := _wanted_range(request, selected, len(body)):
         content_range = wanted.content_range(len(body))
         if content_range is None:
             response = refuse(416)
@@ -143,10 +145,10 @@ def respond(request: Request, selected: Selected) -> Response:
 
 
 def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
-    """Return a large body as a temporary file, so that slow visitors hold no memory.
+    """Return a large body as a temporary file, so that slow visitors occupy no memory.
 
-    The server sends it by its own means (PEP 3333, `wsgi.file_wrapper`), waitress without holding
-    a thread; it ends when the response is closed.
+    The server sends it itself (PEP 3333, `wsgi.file_wrapper`), and waitress needs no thread for
+    it. The file is removed when the response is closed.
     """
     file = TemporaryFile()  # noqa: SIM115
     file.write(body)
@@ -155,30 +157,64 @@ def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
 
 
 def content_disposition(file_name: str, *, inline: bool) -> str:
-    """Return the value of Content-Disposition for a file name (RFC 6266 and RFC 8187)."""
+    """Return the value of Content-Disposition for a file name (RFC 6266 and RFC 8187).
+
+    The fallback for programs that do not know `filename*` has no character that a file system
+    refuses: letters lose their accents, and what is left of others becomes `_`.
+    """
     printable = "".join(char for char in file_name if char.isprintable())
     name = printable.replace("/", "_").replace("\\", "_")[-_MAX_NAME:] or "file"
-    ascii_name = name.encode("ascii", "replace").decode().replace('"', "_").replace("%", "_")
-    value = f'{"inline" if inline else "attachment"}; filename="{ascii_name}"'
-    if ascii_name != name:
+    bare = "".join(
+        char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)
+    )
+    fallback = _REFUSED.sub("_", bare)
+    value = f'{"inline" if inline else "attachment"}; filename="{fallback}"'
+    if fallback != name:
         value += f"; filename*=UTF-8''{quote(name, safe='')}"
     return value
 
 
-def _wanted_range(request: Request, response: Response) -> Range | None:
-    """RFC 9110, section 14.2: a range means something for GET alone; several may be ignored."""
+def _wanted_range(request: Request, selected: Selected, length: int) -> Range | None:
+    """Return the range of the data that a request asks for, None if it asks for all.
+
+    RFC 9110, section 14.2: a range means something for GET alone, and a server may ignore it, as
+    we do where there are several, or no data. A range of the last bytes that is longer than the
+    data is all of it (section 14.1.2).
+
+    :param length: that of the data
+    """
     header = request.headers.get("Range", "")
-    if request.method != "GET" or "," in header or len(header) > _MAX_RANGE:
+    if request.method != "GET" or not length or "," in header or len(header) > _MAX_RANGE:
+        return None
+    if not _same_as_part(request.headers.get("If-Range"), selected):
         return None
     if _LAST_NONE.fullmatch(header):
-        wanted = Range(sys.maxsize, None)
-    else:
-        wanted = _tolerant(lambda: request.range)
-    return wanted if wanted and _tolerant(lambda: response in request.if_range) else None
+        return Range(sys.maxsize, None)
+    wanted = _tolerant(lambda: request.range)
+    if wanted is not None and wanted.start < 0:
+        return Range(max(wanted.start, -length), None)
+    return wanted
+
+
+def _same_as_part(if_range: str | None, selected: Selected) -> bool:
+    """Return whether the part that a client has is surely of the data as it is now.
+
+    RFC 9110, section 13.1.5: the validator must be strong, and the same. A date is none where the
+    data changed within the same minute: the client may have what was there a moment before, with
+    the same date (section 8.8.2.2, with the margin of RFC 7232 for clocks that differ).
+    """
+    if if_range is None:
+        return True
+    if_range = if_range.strip()
+    if if_range.startswith(('"', "W/")):
+        return if_range == f'"{selected.etag}"'
+    age = datetime.now(UTC) - selected.last_modified
+    date = _tolerant(lambda: parsedate_to_datetime(if_range))
+    return date == selected.last_modified and age >= _STRONG_AFTER
 
 
 def _tolerant(parse: Callable[[], Any]) -> Any:
-    """Return what WebOb makes of a header, None if it is malformed, which is to be ignored."""
+    """Return what WebOb parses from a header, None if it is malformed and must be ignored."""
     try:
         return parse()
     except Exception:  # errors of many types, for dates and numbers out of range
@@ -196,10 +232,13 @@ def _download(adapter: EntityAdapter) -> bytes | None:
     entity = adapter.entity
     immutable_data = entity.cw_adapt_to("IImmutableData")
     attribute = "data" if immutable_data is None else immutable_data.attribute
-    if entity.e_schema.has_relation(attribute, "subject"):
-        data.load(entity, attribute)
-        if entity.cw_attr_cache.get(attribute, entity) is None:
-            return None
+    if not entity.e_schema.has_relation(attribute, "subject"):
+        body = adapter.download_data()
+        data.check(entity)
+        return body
+    data.load(entity, attribute)
+    if entity.cw_attr_cache.get(attribute, entity) is None:
+        return None
     body = adapter.download_data()
     # the request, and the entity with it, may outlive the response until the garbage collection
     entity.cw_attr_cache.pop(attribute, None)
@@ -213,10 +252,13 @@ def _modified_since(request: Request, selected: Selected) -> bool:
 
 def _thumbnail(adapter: EntityAdapter) -> bytes | None:
     try:
-        return adapter.thumbnail_data() or None
+        body = adapter.thumbnail_data() or None
     except Exception as exc:  # Pillow raises errors of many types on data that is no image
+        data.check(adapter.entity)
         log.warning("no thumbnail of %s: %s", adapter.entity, exc)
         return None
+    data.check(adapter.entity)
+    return body
 
 
 def _content_type(adapter: EntityAdapter) -> str:
@@ -224,9 +266,10 @@ def _content_type(adapter: EntityAdapter) -> str:
     encoding = adapter.download_encoding()
     if encoding in BINARY_ENCODINGS:
         return f"application/{encoding}"
-    content_type = adapter.download_content_type() or ""
-    if not _MEDIA_TYPE.fullmatch(content_type):
-        return "application/octet-stream"
-    if content_type.startswith("text/") and encoding and _CHARSET.fullmatch(encoding):
-        return f"{content_type}; charset={encoding}"
+    written = adapter.download_content_type()
+    content_type = media_types.canonical(written) or "application/octet-stream"
+    if content_type.startswith("text/"):
+        charset = encoding or media_types.charset(written)
+        if charset and _CHARSET.fullmatch(charset):
+            return f"{content_type}; charset={charset}"
     return content_type

@@ -1,11 +1,11 @@
-"""Give an entity a new eid, with everything that hangs on it, in the running transaction.
+"""Give an entity a new eid, with everything attached to it, in the running transaction.
 
-The entity is renamed in the database: its row, the relations on both sides, the full-text
-index and the undo records get the new eid; nothing is copied or deleted, no hook fires. The eid
-that it had is kept as a :class:`FormerEid <cubicweb_hasite.schema.FormerEid>` that leads to the
-current one in one step, however often the entity is replaced.
+The entity is renamed in the database. Its row, its relations in both directions, the full-text
+index and the undo records get the new eid. Nothing is copied or deleted, and no hook is called.
+The former eid is kept as a :class:`FormerEid <cubicweb_hasite.schema.FormerEid>`, which leads to
+the current one in one step, however often the entity is replaced.
 
-Knows the repository, not the web.
+This module uses the repository, not the web.
 """
 
 import pickle
@@ -29,8 +29,7 @@ MAX_EID = 2**31 - 1
 def track(cnx: Connection) -> dict[int, int | None]:
     """Make the edits of the running transaction replace entities whose immutable data changes.
 
-    Returns a mapping of the eids of the entities to be replaced to their new ones, which are
-    None until the commit.
+    :return: the new eids of the entities to replace, by their former eids; None until the commit
     """
     return cnx.transaction_data.setdefault(_TRACKED, {})
 
@@ -38,8 +37,8 @@ def track(cnx: Connection) -> dict[int, int | None]:
 def tracked(cnx: Connection) -> dict[int, int | None] | None:
     """Return the mapping of :func:`track`, or None if edits keep the eid in this transaction.
 
-    To undo a transaction is to edit: data that is restored gets a new eid too. By the option
-    `hasite-replace-always` all edits replace, whoever makes them.
+    To undo a transaction is to edit: restored data gets a new eid too. With the option
+    `hasite-replace-always` all edits replace, from any source.
     """
     if "undoing_uuid" in cnx.transaction_data or cnx.vreg.config["hasite-replace-always"]:
         return track(cnx)
@@ -47,7 +46,7 @@ def tracked(cnx: Connection) -> dict[int, int | None] | None:
 
 
 def current_eid(cnx: Connection, former: int, *, reconnect: bool = True) -> int | None:
-    """Return the eid which the entity that had the eid `former` has now.
+    """Return the current eid of the entity that had the eid `former`.
 
     None if `former` is not the former eid of an entity that exists.
 
@@ -61,6 +60,22 @@ def current_eid(cnx: Connection, former: int, *, reconnect: bool = True) -> int 
         rollback_on_failure=reconnect,
     )
     row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def where(cnx: Connection, eid: int) -> int | None:
+    """Return the eid under which an entity is found now that has the eid `eid`, or had it.
+
+    None if there is no such entity. By one query, hence of one moment: during a replacement the
+    entity is under its former eid or under its new one, never nowhere.
+    """
+    if eid > MAX_EID:
+        return None
+    row = cnx.system_sql(
+        "SELECT eid FROM entities WHERE eid=%(eid)s UNION ALL "
+        f"SELECT {SQL_PREFIX}current FROM {SQL_PREFIX}FormerEid WHERE {SQL_PREFIX}former=%(eid)s",
+        {"eid": eid},
+    ).fetchone()
     return row[0] if row else None
 
 
@@ -89,20 +104,20 @@ def entity_type(cnx: Connection, eid: int) -> str | None:
 
 
 def replaceable(eschema: CubicWebEntitySchema) -> bool:
-    """Return whether entities of a type could be replaced: whether they have bytes."""
+    """Return whether entities of a type can be replaced: whether they have bytes."""
     return any(target.type == "Bytes" for _rtype, target in eschema.attribute_definitions())
 
 
 def lock(cnx: Connection, eid: int, *, exclusive: bool) -> None:
-    """Hold the entity `eid` as it is until the end of the transaction.
+    """Lock the entity `eid` until the end of the transaction.
 
-    PostgreSQL takes a shared lock on the row of `entities` for each foreign key to it: who
-    replaces the entity, and locks it exclusively, waits for transactions that are linking to it,
-    and those that come later wait for it, to find that the eid is gone. Who updates it waits
-    for other updates, but not for links. On SQLite, which has one writer at a time and no row
-    locks, only the existence is checked.
+    PostgreSQL takes a shared lock on the row of `entities` for each foreign key to it. A
+    transaction that replaces the entity locks it exclusively: it waits for transactions that are
+    adding links to the entity. Later ones wait for it, and find that the eid is gone. A
+    transaction that only updates the entity waits for other updates, but not for links. SQLite
+    has one writer at a time and no row locks, so there only the existence is checked.
 
-    :param exclusive: whether the entity is about to be replaced or deleted, or only updated
+    :param exclusive: whether the entity is about to be replaced or deleted, not only updated
     :raises UnknownEid: the entity is gone, deleted or replaced by another transaction.
     """
     sql = "SELECT eid FROM entities WHERE eid=%(eid)s"
@@ -113,10 +128,10 @@ def lock(cnx: Connection, eid: int, *, exclusive: bool) -> None:
 
 
 def replace(cnx: Connection, former: int) -> int:
-    """Give the entity `former` a new eid, which is returned.
+    """Give the entity `former` a new eid, and return it.
 
-    To be called at the very end of the transaction, when no operation that remembers the former
-    eid remains to be run. Entities held in Python are stale afterwards.
+    Call it at the very end of the transaction, after all operations that may remember the former
+    eid. Entities held in Python are stale afterwards.
 
     :raises UnknownEid: the entity is gone.
     """
@@ -127,7 +142,7 @@ def replace(cnx: Connection, former: int) -> int:
     eids = {"former": former, "current": current}
 
     CleanupNewEidsCacheOp.get_instance(cnx).add_data(current)
-    # All foreign keys point at `entities` and none is deferrable: add, move, delete.
+    # All foreign keys point at `entities`, and none is deferrable: so add, move, delete.
     _execute(
         cnx,
         "INSERT INTO entities (eid, type) VALUES (%(current)s, %(type)s)",
@@ -151,16 +166,16 @@ def replace(cnx: Connection, former: int) -> int:
 def _execute(cnx: Connection, sql: str, args: dict[str, Any]) -> Any:
     """Run SQL in the middle of a transaction.
 
-    Without `rollback_on_failure=False` CubicWeb rolls back after a deadlock or a lost connection,
-    runs the one statement again on a new connection and goes on, as if what the transaction had
-    done before were still there (cubicweb.server.session).
+    Without `rollback_on_failure=False` CubicWeb would roll back after a deadlock or a lost
+    connection, execute this statement again on a new connection, and continue without what the
+    transaction had done before (cubicweb.server.session).
     """
     return cnx.system_sql(sql, args, rollback_on_failure=False)
 
 
 def _record_former_eid(cnx: Connection, eids: dict[str, int]) -> None:
     now = datetime.now(UTC)
-    # No hook has to know of it: the dates and the URI, that of the eid, are given here.
+    # no hook is needed: the dates and the URI, which is that of the eid, are given here
     with cnx.deny_all_hooks_but():
         cnx.create_entity(
             "FormerEid",
@@ -180,7 +195,7 @@ def _move(cnx: Connection, table: str, column: str, eids: dict[str, int]) -> Non
 
 
 def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, int]) -> None:
-    """Move the entity's own row; its URI too where it is the one that CubicWeb gave it."""
+    """Move the entity's own row, and its URI if it is the one that CubicWeb gave it."""
     base_url = cnx.base_url()
     _execute(
         cnx,
@@ -197,7 +212,7 @@ def _move_row(cnx: Connection, eschema: CubicWebEntitySchema, eids: dict[str, in
 
 
 def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
-    """Let the transactions recorded so far be undone: see cubicweb.server.sources.native."""
+    """Keep the recorded transactions undoable: see cubicweb.server.sources.native."""
     source = cnx.repo.system_source
     actions = _execute(
         cnx,
@@ -224,7 +239,7 @@ def _move_undo_records(cnx: Connection, eids: dict[str, int]) -> None:
 
 
 def _references(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, str]]:
-    """Yield the (table, column) pairs that hold eids of entities of a type, but its own row's."""
+    """Yield the (table, column) pairs that hold eids of entities of a type, except its own row."""
     seen: set[tuple[str, str]] = set()
     for rschema, targets, role in eschema.relation_definitions():
         if rschema.type in VIRTUAL_RTYPES or rschema.rule:

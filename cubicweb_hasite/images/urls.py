@@ -28,14 +28,14 @@ _EID_ALONE = re.compile(r"any x where x eid [0-9]+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class EntityURL:
-    """What a URL says of an entity."""
+    """The parts of a URL that names an entity."""
 
     eid: int
-    #: type that the path names, in lower case; None where it names none
+    #: type in the path, in lower case; None if there is none
     etype: str | None
-    #: representation of the data that is asked for; None for a page
+    #: representation of the data that is requested; None for a page
     representation: Representation | None
-    #: whether CubicWeb fails where it should say that the entity is gone
+    #: whether CubicWeb fails if the entity is gone, when it should answer 404
     fails_if_gone: bool
     before: str
     after: str
@@ -46,11 +46,11 @@ class EntityURL:
 
 
 def path_pattern(prefix: str = "", languages: Iterable[str] = ()) -> re.Pattern[str]:
-    """Return the pattern of the paths that name an eid, as :func:`entity_url` takes it.
+    """Return the pattern of the paths that name an eid, for :func:`entity_url`.
 
-    `/812`, `/file/812` and `/file/eid/812` (cubicweb_web.views.urlpublishing), and what follows.
+    They begin with `/812`, `/file/812` or `/file/eid/812` (cubicweb_web.views.urlpublishing).
 
-    :param prefix: path under which the application lives, without a final `/`
+    :param prefix: path of the site, without a final `/`
     :param languages: languages that may come first in a path (`language-mode` of the instance)
     """
     language = "|".join(re.escape(lang) for lang in languages)
@@ -62,7 +62,7 @@ def path_pattern(prefix: str = "", languages: Iterable[str] = ()) -> re.Pattern[
 
 
 def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
-    """Return what the URL of a request says of an entity, None if it names no eid.
+    """Return the parts of the URL of a request, None if it names no eid.
 
     :raises UnicodeDecodeError: the query string is not UTF-8.
     """
@@ -88,8 +88,8 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
         return None
     url = request.path_qs
     start, end = span
-    # Python refuses numbers of thousands of digits; a dozen are more than any eid has. What is
-    # no number is given 0, which no entity has.
+    # Python refuses numbers of thousands of digits; an eid has less than twelve. If it is not a
+    # number, take 0, which no entity has.
     digits = _DIGITS.fullmatch(url[start:end])
     eid = int(digits[0].lstrip("0")[:12] or "0") if digits else 0
     return EntityURL(eid, etype, representation, fails_if_gone, url[:start], url[end:])

@@ -1,4 +1,4 @@
-"""What a connection's user may read, decided by CubicWeb's permissions, at little cost."""
+"""What the user of a connection may read, by CubicWeb's permissions, at low cost."""
 
 from cubicweb import UnknownEid
 from cubicweb.entities.authobjs import user_session_cache_key
@@ -10,10 +10,10 @@ from cubicweb_hasite.images import data, replacement
 
 
 def load_user(cnx: Connection, eid: int) -> None:
-    """Load the groups and the properties of a user, which each permission check and page asks for.
+    """Load the groups and the properties of a user, which each permission check and page needs.
 
-    By one SQL query in place of an RQL query for each (`CWUser` in cubicweb.entities.authobjs),
-    which would be a fifth of the cost of a download.
+    One SQL query replaces two RQL queries (`CWUser` in cubicweb.entities.authobjs), which would
+    be a fifth of the cost of a download.
     """
     rows = cnx.system_sql(
         f"SELECT 'group', {SQL_PREFIX}name, NULL FROM {SQL_PREFIX}CWGroup, in_group_relation "
@@ -30,18 +30,18 @@ def load_user(cnx: Connection, eid: int) -> None:
 
 
 def readable_entity(cnx: Connection, eid: int) -> Entity | None:
-    """Return the entity if it exists and the connection's user may read it and its data.
+    """Return the entity if it exists and the user of the connection may read it and its data.
 
-    Its attributes are loaded, but for the data itself: one SQL query stands for the RQL query
-    that each attribute would cost, and tells whether the entity exists.
+    Its attributes are loaded, except the data itself. One SQL query does that, in place of an RQL
+    query for each attribute, and shows whether the entity exists.
 
-    Asks the permission checks on the entity, not a query: results of queries on an eid are
+    The permissions are checked on the entity, not by a query: results of queries on an eid are
     cached under a key that ignores the type and the user (cubicweb.server.sources.native).
     """
     if eid > replacement.MAX_EID:
         return None
     try:
-        etype = cnx.entity_type(eid)  # of the cache of the process: the row tells if it is gone
+        etype = cnx.entity_type(eid)  # from the cache of the process: the row shows if it is gone
     except UnknownEid:
         return None
     entity = cnx.entity_from_eid(eid, etype)
@@ -52,7 +52,7 @@ def readable_entity(cnx: Connection, eid: int) -> Entity | None:
 
     def allowed(name: str) -> bool:
         rdef = eschema.relation_definition(name)
-        groups = rdef.get_groups("read")  # which decide: attributes have no expressions
+        groups = rdef.get_groups("read")  # groups are enough: attributes have no expressions
         if groups not in found:
             found[groups] = rdef.has_perm(cnx, "read", eid=eid)
         return found[groups]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.server.repository import Repository
+from webob.multidict import MultiDict
 
 from cubicweb_hasite.__pkginfo__ import version
 from cubicweb_hasite.caches import policy
@@ -42,10 +43,15 @@ class Answer(NamedTuple):
     body: bytes
 
 
+def names_monitor(query: MultiDict) -> bool:
+    """Return whether a query names one of the four monitors, however often it has `vid`."""
+    return not probes.PROBES.keys().isdisjoint(query.getall("vid"))
+
+
 def answer(
     repo: Repository,
     path: str,
-    query: Mapping[str, str],
+    query: MultiDict,
     headers: Mapping[str, str],
     *,
     trusted: bool,
@@ -57,8 +63,14 @@ def answer(
     :param trusted: whether the client may get everything, as on the management port
     :return: None if there is no monitor at the path
     """
-    name = path if path in MONITOR_PATHS else query.get("vid")
-    if name is None or (path != name and (path != "/view" or name not in probes.PROBES)):
+    if path in MONITOR_PATHS:
+        name = path
+    elif path == "/view" and names_monitor(query):
+        name = query["vid"]
+        if len(query.getall("vid")) > 1:
+            # programs differ in which of them they take
+            return error(400, "vid is given more than once")
+    else:
         return None
     wants_json = _wants_json(query, headers)
     if not trusted:

@@ -1,14 +1,15 @@
 """The routes of the monitors: native ones of Pyramid, which need no connection and no session."""
 
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
+from webob.multidict import MultiDict
 
-from cubicweb_hasite import names, responses
-from cubicweb_hasite.monitoring import answers, port, probes
+from cubicweb_hasite import names, paths, responses
+from cubicweb_hasite.monitoring import answers, port
 
 
 def includeme(config: Configurator) -> None:
@@ -37,7 +38,7 @@ class _AsksMonitor:
     phash = text
 
     def __call__(self, _info: object, request: Request) -> bool:
-        return request.GET.get("vid") in probes.PROBES
+        return answers.names_monitor(request.GET)
 
 
 def monitor(request: Request) -> Response:
@@ -46,15 +47,21 @@ def monitor(request: Request) -> Response:
         query = request.GET
     except UnicodeDecodeError:
         return responses.refuse(400)
-    # the pattern of the route begins with the path of the site
-    path = f"/{request.path_info.rpartition('/')[2]}"
     repo = request.registry["cubicweb.repository"]
+    # the pattern of the route begins with the path of the site
+    path = request.path_info.removeprefix(paths.site_root(repo.config)[1])
     answer = answers.answer(repo, path, query, request.headers, trusted=False)
+    # Pyramid's patterns match `/livez` with a line break at its end too
     return port.response(answer or answers.error(404, "there is no such monitor"))
 
 
-def is_monitor(environ: dict[str, Any]) -> bool:
-    """Return whether a WSGI request is for a monitor."""
-    page = f"/{environ.get('PATH_INFO', '').rpartition('/')[2]}"
-    [view, *_others] = parse_qs(environ.get("QUERY_STRING", "")).get("vid", [""])
-    return page in names.MONITOR_PATHS or (page == "/view" and view in probes.PROBES)
+def is_monitor(environ: dict[str, Any], prefix: str) -> bool:
+    """Return whether a WSGI request is for a monitor.
+
+    :param prefix: the path of the site, as :func:`cubicweb_hasite.paths.site_root` returns it
+    """
+    path = environ.get("PATH_INFO", "").removeprefix(prefix)
+    if path != "/view":
+        return path in names.MONITOR_PATHS
+    query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    return answers.names_monitor(MultiDict(query))

@@ -97,7 +97,7 @@ class Rehearsal:
 
     def _delete_personal_data(self) -> str:
         left = []
-        for name in [self.personal, self.base]:
+        for name in self.databases:
             try:
                 copies.drop(self.server, name, self.mark)
             except UpgradeError as error:
@@ -144,6 +144,8 @@ class Rehearsal:
         on has never held any, not even in deleted rows or in statistics.
         """
         found = self.state.findings.restore = Restored()
+        for name in self.databases:  # of a former copy
+            copies.drop(self.server, name, self.mark)
         copier = self._copier(bar)
         dump = self._dump
         if self._is_personal:
@@ -208,7 +210,7 @@ class Rehearsal:
 
     @property
     def _is_personal(self) -> bool:
-        """Whether production's data may be seen by nobody until the SQL has run."""
+        """Whether production's data is personal: nobody may see it until the SQL has run."""
         return self.settings.anonymise is not None
 
     @property

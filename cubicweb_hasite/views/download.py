@@ -7,12 +7,13 @@ apply, but caches must revalidate at each use, because the URL may lead to anoth
 
 from cubicweb import Unauthorized
 from cubicweb_file.views import ThumbnailView as FileThumbnailView
+from cubicweb_web import NotFound
 from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
 from webob import Request
 
 from cubicweb_hasite import responses
-from cubicweb_hasite.images import downloads
+from cubicweb_hasite.images import data, downloads, replacement
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.images.visibility import readable_entity
 from cubicweb_hasite.monitoring import metrics
@@ -33,8 +34,12 @@ class DownloadView(idownloadable.DownloadView):
         eid = self.cw_rset[self.cw_row or 0][self.cw_col or 0]
         entity = readable_entity(req.cnx, eid)
         if entity is None:
+            if replacement.entity_type(req.cnx, eid) is None:
+                raise data.Changed(eid)  # since it was found: see cubicweb_hasite.images.retries
             raise Unauthorized
         selected = downloads.select(entity, self.representation, shared=False, max_age=None)
+        if selected is None:
+            raise NotFound  # it has no such data
         headers = {name: req.get_header(name) for name in _HEADERS if req.get_header(name)}
         request = Request.blank("/", method=req.http_method(), headers=headers)
         self.response = downloads.respond(request, selected)

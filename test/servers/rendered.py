@@ -19,6 +19,9 @@ from cubicweb_hasite.deploy import load, output, render
 from servers.instance import Instance
 from servers.support import Server, ServerProcess, find_program, give, listens, system_user
 
+# columns of HAProxy's statistics
+_BACKEND, _SERVER, _STATUS = 0, 1, 17
+
 _SITE = """\
 [hosts.all]
 address = "127.0.0.1"
@@ -285,6 +288,8 @@ class RenderedSite(Server):
             f"all:{port + index}": RenderedInstance(root, site, index + 1, port + index, directory)
             for index in range(2)
         }
+        #: the ports of the cache, by the same
+        self.cache_ports = {name: ports["cache"] + n for n, name in enumerate(self.instances)}
         cache = RenderedSquid if (root / "etc/squid").exists() else RenderedVarnish
         self._cache = cache(root, ports["cache"], directory)
         self._programs: list[Server] = [*self.instances.values()]
@@ -313,10 +318,14 @@ class RenderedSite(Server):
         names = list(self.instances)
         up = set()
         for row in requests.get(f"{self.statistics};csv", timeout=5).text.splitlines():
-            backend, server, *figures = row.split(",")
-            match = re.fullmatch(r"all-(\d)", server)
-            # `UP 1/2` is served while one more failure is awaited
-            if match and not backend.endswith("-cached") and figures[15].startswith("UP"):
+            columns = row.split(",")
+            match = re.fullmatch(r"all-(\d)", columns[_SERVER])
+            # `UP 1/2` is still served: one more failure takes it out of service
+            if (
+                match
+                and not columns[_BACKEND].endswith("-cached")
+                and columns[_STATUS].startswith("UP")
+            ):
                 up.add(names[int(match[1]) - 1])
         return up
 

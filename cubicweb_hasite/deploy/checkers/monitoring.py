@@ -1,0 +1,89 @@
+"""Checks of what Prometheus, Grafana and Nagios read."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cubicweb_hasite.deploy.programs import Answer, Host, Refused, accepts, examine_file, write
+
+
+def prometheus(host: Host, path: Path) -> str:
+    """Check the main file of Prometheus, and the rules that it names."""
+    ask = accepts(host, "promtool", "check", "config")
+    examine_file(host, path, ask, "global:\n  scrape_interval: 15s\n")
+    return "promtool check config"
+
+
+def rules(host: Host, path: Path) -> str:
+    """Check rules of Prometheus."""
+    examine_file(host, path, accepts(host, "promtool", "check", "rules"), "groups: []\n")
+    return "promtool check rules"
+
+
+def dashboard(host: Host, path: Path) -> str:
+    """Check the JSON of a dashboard, and its queries as rules of Prometheus."""
+    try:
+        panels = json.loads(path.read_text())["panels"]
+        queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise Refused(f"it is no dashboard: {error!r}") from None
+    rules = [{"record": f"q{index}", "expr": query} for index, query in enumerate(queries)]
+    rule_file = host.copy(path, json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
+    examine_file(host, rule_file, accepts(host, "promtool", "check", "rules"), "groups: []\n")
+    return "JSON; its queries: promtool check rules"
+
+
+_RIGHT_NAGIOS = """\
+define command {
+    command_name right
+    command_line /bin/true
+}
+define contact {
+    contact_name                  right
+    host_notification_commands    right
+    service_notification_commands right
+}
+define host {
+    host_name          right
+    address            127.0.0.1
+    check_command      right
+    max_check_attempts 1
+}
+define service {
+    host_name           right
+    service_description right
+    check_command       right
+    max_check_attempts  1
+    check_interval      1
+    retry_interval      1
+}
+"""
+
+
+def nagios(host: Host, path: Path) -> str:
+    """Check objects of Nagios, with a main file that names them."""
+    resources = host.scratch / "resource.cfg"
+    resources.touch()
+    settings: dict[str, Any] = {
+        "nagios_user": os.geteuid(),
+        "nagios_group": os.getegid(),
+        "log_file": host.scratch / "nagios.log",
+        "object_cache_file": host.scratch / "objects",
+        "status_file": host.scratch / "status",
+        "resource_file": resources,
+        "check_result_path": host.scratch,
+        "temp_path": host.scratch,
+        "lock_file": host.scratch / "lock",
+        "illegal_macro_output_chars": "`~$&|'\"<>",
+    }
+
+    def ask(file: Path) -> Answer:
+        lines = [f"{key}={value}\n" for key, value in {"cfg_file": file, **settings}.items()]
+        configuration = write(host.scratch / "nagios.cfg", "".join(lines))
+        answer = accepts(host, "nagios4", "-v")(configuration)
+        errors = [line for line in answer.lines if line.startswith("Error")]
+        return Answer(answer.refused, errors or answer.lines)
+
+    examine_file(host, path, ask, _RIGHT_NAGIOS)
+    return "nagios4 -v; its main file: another one"
