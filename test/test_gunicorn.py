@@ -17,11 +17,9 @@ from servers.haproxy import HAProxy
 from servers.instance import CUBICWEB_CTL, GUNICORN, Instance, Process, application
 from servers.load import RATE, Load
 from servers.postgresql import PostgreSQL
-from servers.squid import Squid
 from servers.support import free_port, listens, wait_until
 from servers.visitor import Visitor
 from test_health import ENDPOINTS
-from test_purge import ALLOW_PURGE
 
 THREADS = 4
 _ESTABLISHED = "01"  # in /proc/net/tcp
@@ -126,43 +124,6 @@ def _connections(process: Process) -> int:
 
 def _is_locked(path: Path) -> bool:
     return subprocess.run(["flock", "--nonblock", path, "true"]).returncode != 0
-
-
-@each_server
-def test_purges_are_sent_before_the_end(
-    site: Instance, server_directory: Callable[[str], Path], server: str
-) -> None:
-    port = free_port()
-    squid = Squid(server_directory("squid"), port, ALLOW_PURGE)
-    process = site.process(port, base_url=squid.url, hasite_purge_urls=squid.url, **{server: True})
-
-    def purged() -> int:
-        return squid.access_log.count(" PURGE ")
-
-    with process, squid:
-        admin = Visitor(squid.url)
-        admin.base_url = process.url
-        admin.login()
-        first, second = upload(admin, "first"), upload(admin, "second")
-        blue = {"data": ("a.png", picture("blue"), "image/png")}
-        time.sleep(2)
-        created = purged()
-        assert admin.edit(first, "File", files=blue).status_code == 303
-        wait_until(lambda: purged() > created, "purges of an edit")
-        time.sleep(2)
-        number = purged() - created
-        assert number > 4
-
-        squid.pause()
-        try:
-            assert admin.edit(second, "File", files=blue).status_code == 303
-            os.kill(process.pid, signal.SIGTERM)
-            time.sleep(1)
-            assert process.running
-        finally:
-            squid.resume()
-        wait_until(lambda: not process.running, f"end of {server}")
-        assert purged() == created + 2 * number
 
 
 @each_server
