@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from pictures import picture
-from servers.instance import Instance
+from servers.instance import Instance, uwsgi_configuration
 from servers.support import free_port, listens, wait_until
 from servers.visitor import Visitor
 
@@ -51,6 +51,7 @@ def continuous_integration() -> str:
 RUN, TEST, ADD = command_blocks("README.md")
 MONITORS, MANAGEMENT_PORT = command_blocks("docs/monitor.md")
 SERVE, DRAIN, STOP, UNDO, UPGRADE = command_blocks("docs/operate.md")
+UWSGI_SERVE, UWSGI_STOP = command_blocks("docs/uwsgi.md")
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_every_document_is_tested() -> None:
     tested = {
         *("README.md", "bench/README.md"),
         *("docs/install.md", "docs/lab.md", "docs/monitor.md", "docs/operate.md"),
+        "docs/uwsgi.md",
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
@@ -376,15 +378,19 @@ def test_add_upgrade_and_monitor(
     process.stop()
 
 
-def test_operate(server_directory: Callable[[str], Path], new_database: Callable) -> None:
+@pytest.mark.parametrize(("serve", "stop"), [(SERVE, STOP), (UWSGI_SERVE, UWSGI_STOP)])
+def test_operate(
+    server_directory: Callable[[str], Path], new_database: Callable, serve: str, stop: str
+) -> None:
     """The commands, in the directory of the instance and with its environment."""
     instance = Instance(server_directory("instance"), ["hasite"], new_database())
     instance.name = "mysite"
     instance.create()
     port = free_port()
     visitor = Visitor(f"http://127.0.0.1:{port}/")
-    environ = instance.environ({"port": port, "base-url": visitor.base_url})
+    environ = instance.environ({"instance": "mysite", "port": port, "base-url": visitor.base_url})
     environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    (instance.directory / "uwsgi.ini").write_text(uwsgi_configuration())
 
     def start(block: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -397,26 +403,29 @@ def test_operate(server_directory: Callable[[str], Path], new_database: Callable
         block = block.replace("8080", str(port))
         subprocess.run(["bash", "-euc", block], cwd=instance.directory, env=environ, check=True)
 
-    gunicorn = start(SERVE)
+    server = start(serve)
     try:
-        wait_until(lambda: listens(port), "gunicorn", timeout=60)
+        wait_until(lambda: listens(port), "server", timeout=60)
         assert visitor.get("readyz").status_code == 200
         run(DRAIN)
         assert visitor.get("readyz").status_code == 503
         run(UNDO)
         assert visitor.get("readyz").status_code == 200
-        run(STOP)
-        assert gunicorn.wait(60) == 0
+        run(stop)
+        assert server.wait(60) == 0
     finally:
-        gunicorn.kill()
-        gunicorn.wait()
+        server.kill()
+        server.wait()
 
 
-def test_systemd_unit() -> None:
+@pytest.mark.parametrize(
+    ("document", "serve"), [("docs/operate.md", SERVE), ("docs/uwsgi.md", UWSGI_SERVE)]
+)
+def test_systemd_unit(document: str, serve: str) -> None:
     """It runs what the command block runs, which is tested."""
     [unit] = re.findall(
-        r"^```ini\n(\[Service\].*?)^```$", (CHECKOUT / "docs/operate.md").read_text(), re.M | re.S
+        r"^```ini\n(\[Service\].*?)^```$", (CHECKOUT / document).read_text(), re.M | re.S
     )
-    [command] = re.findall(r"ExecStart=/opt/mysite/bin/(.*?)KillMode", unit, re.S)
+    [command] = re.findall(r"ExecStart=/opt/mysite/bin/(.*?)^[A-Z]", unit, re.M | re.S)
     command = command.replace("%i", "8080").replace("/run/mysite/", "")
-    assert command.split() == SERVE.split()
+    assert command.split() == serve.split()

@@ -17,6 +17,20 @@ GUNICORN = [
     *(str(Path(sys.executable).with_name("gunicorn")), "--workers=1", "--worker-class=gthread"),
     "--keep-alive=75",
 ]
+#: uWSGI, which reads the configuration that docs/uwsgi.md has
+UWSGI = str(Path(sys.executable).with_name("uwsgi"))
+_DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "uwsgi.md"
+
+
+def uwsgi_configuration() -> str:
+    """Return the `uwsgi.ini` of docs/uwsgi.md, which takes port and instance from `CW_` variables.
+
+    :raises ValueError: the document has none, or several.
+    """
+    [block] = re.findall(
+        r"^```ini\n(\[uwsgi\]\n.*?)^```$", _DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return block
 
 
 def application(name: str) -> str:
@@ -128,6 +142,12 @@ class Instance:
             ini.write_text(re.sub(r"(?m)^ .*rest_api\.include_html\n", "", ini.read_text()))
         self.ctl("db-create", "--automatic", "--create-db=n", self.name)
 
+    def uwsgi(self) -> list[str]:
+        """Return the command that starts uWSGI, which reads `CW_INSTANCE` and `CW_PORT`."""
+        path = self.directory / "uwsgi.ini"
+        path.write_text(uwsgi_configuration())
+        return [UWSGI, f"--ini={path}"]
+
     def process(
         self,
         port: int | None = None,
@@ -135,6 +155,7 @@ class Instance:
         base_url: str | None = None,
         threads: int = 4,
         gunicorn: bool = False,
+        uwsgi: bool = False,
         **options: object,
     ) -> "Process":
         """Return a new process of the instance, to be started.
@@ -144,6 +165,7 @@ class Instance:
             itself. It must be the same in all the processes of a site.
         :param threads: how many requests it serves at once
         :param gunicorn: whether gunicorn runs it, as in production, and not `cubicweb-ctl start`
+        :param uwsgi: whether uWSGI runs it, which is the other server for production
         :param options: options that this process overrides, with `_` for `-`; `runtime_dir` too,
             for those that are on other hosts in production
         """
@@ -151,6 +173,9 @@ class Instance:
         if gunicorn:
             bind = f"--bind=127.0.0.1:{port}"
             command = [*GUNICORN, bind, f"--threads={threads}", application(self.name)]
+        elif uwsgi:
+            command = [*self.uwsgi(), f"--threads={threads}"]
+            options["instance"] = self.name
         else:
             command = [CUBICWEB_CTL, "start", f"--nb-threads={threads}", self.name]
         return Process(self, command, port, base_url, options)
