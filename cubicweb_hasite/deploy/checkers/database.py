@@ -1,6 +1,7 @@
 """Checks of what Patroni and PostgreSQL read."""
 
 import re
+import shutil
 from pathlib import Path
 
 from cubicweb_hasite.deploy.programs import Answer, Host, NotInstalled, examine_file, write
@@ -65,8 +66,8 @@ def postgresql(host: Host, path: Path) -> str:
     version = path.relative_to(host.root).parts[2]
     program = f"/usr/lib/postgresql/{version}/bin/postgres"
     if not Path(program).exists():
-        program = host.find("postgres")
-        if f" {version}." not in host.run(program, "--version").lines[0]:
+        program = shutil.which("postgres") or ""
+        if not program or f" {version}." not in host.run(program, "--version").lines[0]:
             host.missing.append(f"PostgreSQL {version}")
             raise NotInstalled(f"PostgreSQL {version}")
     data = host.scratch / "data"
