@@ -178,7 +178,8 @@ class DownloadTC(MomentTC):
         changing = self.adapter(FileIDownloadableAdapter, "download_file_name")
         for edit, content in (("replace", BLUE), ("edit", RED), ("roll back", RED)):
             with self.subTest(edit), self.temporary_appobjects(changing):
-                self.happens("edit", self.eid, RED if content == BLUE else BLUE)
+                eid = self.current_eid(self.eid) or self.eid  # of the step before
+                self.happens("edit", eid, RED if content == BLUE else BLUE)
                 self.pending = lambda edit=edit, content=content: self.happens(
                     edit, self.current_eid(self.eid) or self.eid, content
                 )
