@@ -48,7 +48,9 @@ def gather(programs: Programs, requirements: Path, folder: Path, python: str) ->
     constraints = folder / "work" / "constraints.txt"
     names = [line for line in present if "==" in line and line.partition("=")[0] not in asked]
     constraints.write_text("".join(f"{line}\n" for line in names))
-    command = [*pip, "wheel", "--wheel-dir", str(wheels), "--requirement", requirements.name]
+    # a new environment has no package wheel, which pip would need to build in it
+    command = [*pip, "wheel", "--use-pep517", "--wheel-dir", str(wheels)]
+    command += ["--requirement", requirements.name]
     command += ["--constraint", str(constraints)]
     programs.run(command, environ=environ, folder=requirements.parent)
     (folder / LOCK).write_text("".join(sorted(_locked(wheels))))
