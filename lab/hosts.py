@@ -107,7 +107,7 @@ class Host:
             raise LabError(f"{error}\n{said}") from None
 
     def power_off(self) -> None:
-        """Cut its power: nobody is told, what is on its disk stays."""
+        """Cut its power: connections hang instead of being reset, and its disk stays."""
         self.cut_off()
         self._kill_init()
 
@@ -117,25 +117,12 @@ class Host:
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"end of {self.name}")
 
     def cut_off(self) -> None:
-        """Take it off the network: packets to and from it are lost, and nobody is told."""
+        """Take it off the network: packets to and from it are lost without an error."""
         self.lab.switch_command("ip", "link", "set", self._interface, "nomaster")
 
     def reconnect(self) -> None:
         """End :meth:`cut_off`."""
         self.lab.switch_command("ip", "link", "set", self._interface, "master", "lab")
-
-    def slow_down(self, milliseconds: int) -> None:
-        """Delay what it sends; 0: not any more.
-
-        :raises LabError: this machine's kernel has no netem.
-        """
-        with contextlib.suppress(Failed):
-            self.run("tc qdisc del dev eth0 root")
-        if milliseconds:
-            try:
-                self.run(f"tc qdisc add dev eth0 root netem delay {milliseconds}ms")
-            except Failed as error:
-                raise LabError(f"the kernel has no netem (sch_netem): {error}") from None
 
     # -- commands
 

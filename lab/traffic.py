@@ -171,10 +171,6 @@ class Report:
         times = [first, *ends, last]
         return max(later - earlier for earlier, later in pairwise(times))
 
-    def slowest(self) -> float:
-        """Return how long the slowest good answer took, in seconds."""
-        return max((o.seconds for o in self.outcomes if good(o)), default=0)
-
     def quantile(self, share: float) -> float:
         """Return the time that a share of the answers took at most, in seconds."""
         times = sorted(o.seconds for o in self.outcomes)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 from pictures import picture
+from servers import haproxy
 from servers.asking import Answer, ask
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
@@ -159,6 +159,14 @@ def configuration(server_directory: Callable[[str], Path]) -> Iterator[Instance]
         yield instance
 
 
+def _in_service(port: int) -> set[str]:
+    """Return the sites whose instance gets requests."""
+    rows = haproxy.statistics(f"http://127.0.0.1:{port}/")
+    return {
+        row["pxname"] for row in rows if row["svname"] == "all-1" and row["status"] == "UP"
+    } & {"one", "two"}
+
+
 @pytest.fixture(scope="module")
 def certificate(server_directory: Callable[[str], Path]) -> Path:
     """A certificate, with its key in the same file."""
@@ -214,18 +222,7 @@ def host(
         stack.callback(cache_program.kill)  # Squid stops slowly
         cache_program.start()
         stack.enter_context(RenderedHAProxy(root, ports["http"], running))
-        statistics = f"http://127.0.0.1:{ports['statistics']}/;csv"
-        wait_until(
-            lambda: (
-                len(
-                    re.findall(
-                        r"(?m)^(?:one|two),all-1,.*,UP,", requests.get(statistics, timeout=5).text
-                    )
-                )
-                == 2
-            ),
-            "both sites in service",
-        )
+        wait_until(lambda: _in_service(ports["statistics"]) == {"one", "two"}, "both sites")
         programs = {"balancer": ports["http"], "cache": ports["two_cache"]}
         if apache:
             programs["Apache"] = ports["two_apache"]

@@ -1,4 +1,4 @@
-"""`/metrics`: figures for Prometheus."""
+"""`/metrics`, for Prometheus."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class Management:
         self.url = f"http://127.0.0.1:{port}/metrics"
 
     def figures(self) -> dict[str, float]:
-        """Return the figures, by their names and labels as Prometheus writes them."""
+        """Return the metrics, by their names and labels as Prometheus writes them."""
         response = requests.get(self.url, timeout=30)
         assert response.status_code == 200
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -175,7 +175,7 @@ def test_database_stopped_and_pool_exhausted(site: Site) -> None:  # noqa: F811
 def test_beside_cubicweb_prometheus(
     server_directory: Callable[[str], Path], new_database: Callable
 ) -> None:
-    """One registry, each figure once; on the port of visitors the other cube answers."""
+    """One registry, each metric once; on the port of visitors the other cube answers."""
     instance = Instance(server_directory("instance"), ["hasite", "prometheus"], new_database())
     instance.create()
     ini = instance.directory / instance.name / "pyramid.ini"

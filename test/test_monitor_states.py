@@ -352,7 +352,7 @@ def test_connection_is_closed_when_nobody_asks(site: Site, process: Process) -> 
 
 
 def test_table_locked(site: Site, process: Process) -> None:
-    """A query that waits in a database that is well is ended there too."""
+    """A query that waits in a healthy database is ended there too."""
     with closing(site.connect()) as connection:
         connection.cursor().execute("LOCK TABLE cw_cwuser IN ACCESS EXCLUSIVE MODE")
         for _ in range(3):

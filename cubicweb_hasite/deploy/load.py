@@ -79,7 +79,7 @@ def _explain(details: Any) -> tuple[Key, str]:
         case "value_error":
             return key, f"{details['ctx']['error']}{about}"
         case "string_pattern_mismatch":
-            return key, f"{details['input']!r} cannot be that{about}"
+            return key, f"{details['input']!r} has the wrong format{about}"
         case _:
             message = re.sub("^(Input|List|String|Dictionary) should", "it should", details["msg"])
             return key, f"{message}; it is {details['input']!r}{about}"

@@ -262,7 +262,7 @@ class Prometheus(Section):
     port: Port = 9090
     """Port of Prometheus."""
     retention_days: Positive = 30
-    """How long figures are kept."""
+    """How long metrics are kept."""
 
 
 class Nagios(Section):

@@ -140,12 +140,8 @@ def readiness(repo: Repository) -> dict[str, Reading]:
 
 def _accepted(repo: Repository, reading: Reading) -> Reading:
     """Return a healthy reading if the versions of the database are accepted."""
-    if (
-        not reading.ok
-        and reading.figures
-        and accepting.is_accepted(repo.config, **reading.figures)
-    ):
-        return Reading(True, "the versions of the database are accepted", reading.figures)
+    if not reading.ok and reading.values and accepting.is_accepted(repo.config, **reading.values):
+        return Reading(True, "the versions of the database are accepted", reading.values)
     return reading
 
 
@@ -176,8 +172,8 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
             "componentType": kind,
             "status": "pass" if reading.ok else "fail",
             "time": now,
-            **_observed(reading.figures),
-            **reading.figures,
+            **_observed(reading.values),
+            **reading.values,
         }
         if not reading.ok:
             check["output"] = reading.text
@@ -187,13 +183,13 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
     return json.dumps(health)
 
 
-def _observed(figures: Mapping[str, Any]) -> dict[str, object]:
-    if figures.get("maximum"):
-        value = round(figures["in_use"] * 100 / figures["maximum"], 1)
+def _observed(values: Mapping[str, Any]) -> dict[str, object]:
+    if values.get("maximum"):
+        value = round(values["in_use"] * 100 / values["maximum"], 1)
         return {"observedValue": value, "observedUnit": "percent"}
     for name, unit in (("in_use", "connections"), ("users", "users")):
-        if name in figures:
-            return {"observedValue": figures[name], "observedUnit": unit}
+        if name in values:
+            return {"observedValue": values[name], "observedUnit": unit}
     return {}
 
 

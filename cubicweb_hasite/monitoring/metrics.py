@@ -170,17 +170,17 @@ def _probe_metrics(repo: Repository) -> Iterator["Metric"]:
 
 
 def _pool_metrics(repo: Repository) -> Iterator["Metric"]:
-    figures = probes.pool(repo).figures
-    if not figures:  # there is no pool
+    values = probes.pool(repo).values
+    if not values:  # there is no pool
         return
     connections = GaugeMetricFamily(
         "hasite_pool_connections", "Connections of the pool.", labels=["state"]
     )
-    connections.add_metric(["in_use"], figures["in_use"])
-    connections.add_metric(["idle"], figures["size"] - figures["in_use"])
+    connections.add_metric(["in_use"], values["in_use"])
+    connections.add_metric(["idle"], values["size"] - values["in_use"])
     yield connections
     yield _gauge(
-        "pool_max_connections", "Maximum size of the pool; 0: unlimited.", figures["maximum"]
+        "pool_max_connections", "Maximum size of the pool; 0: unlimited.", values["maximum"]
     )
 
 

@@ -37,7 +37,7 @@ class Reading:
     ok: bool
     text: str
     #: the values in the text, for programs
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     #: False if the database could not be asked
     checked: bool = True
 
@@ -79,19 +79,19 @@ def pool(repo: Repository) -> Reading:
         return Reading(True, "no pool : each request opens a connection")
     size, maximum = cnxsets.size(), cnxsets.max_size
     in_use = size - free
-    figures = {"in_use": in_use, "size": size, "maximum": maximum}
+    values = {"in_use": in_use, "size": size, "maximum": maximum}
     if not maximum:
-        return Reading(True, f"unlimited pool : {in_use} connections in use", figures)
-    return Reading(True, f"{in_use * 100 / maximum:.1f}%", figures)
+        return Reading(True, f"unlimited pool : {in_use} connections in use", values)
+    return Reading(True, f"{in_use * 100 / maximum:.1f}%", values)
 
 
 def free_pool(repo: Repository) -> Reading:
     """Check that the pool is not exhausted: visitors would wait for a connection."""
     reading = pool(repo)
-    maximum = reading.figures.get("maximum")
-    if maximum and reading.figures["in_use"] >= maximum:
+    maximum = reading.values.get("maximum")
+    if maximum and reading.values["in_use"] >= maximum:
         text = f"ServiceKO : pool exhausted, {maximum} of {maximum} connections in use"
-        return Reading(False, text, reading.figures)
+        return Reading(False, text, reading.values)
     return reading
 
 
@@ -123,9 +123,9 @@ def version(repo: Repository) -> Reading:
     )
     in_database = {key.removeprefix(prefix): value for key, value in rows}
     installed = installed_versions(repo.config, in_database)
-    figures = {"installed": installed, "database": in_database}
+    values = {"installed": installed, "database": in_database}
     text = versions.monitor_text(installed, in_database)
-    return Reading(installed == in_database, text, figures)
+    return Reading(installed == in_database, text, values)
 
 
 def hostname(repo: Repository) -> Reading:

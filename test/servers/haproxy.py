@@ -1,5 +1,6 @@
 """An HAProxy in front of the processes of a site."""
 
+import csv
 from pathlib import Path
 
 import requests
@@ -34,6 +35,12 @@ backend web
 """
 
 
+def statistics(page: str) -> list[dict[str, str]]:
+    """Return the rows of HAProxy's page of statistics, by its own names of the columns."""
+    text = requests.get(f"{page};csv", timeout=5).text
+    return list(csv.DictReader(text.removeprefix("# ").splitlines()))
+
+
 class HAProxy(Proxy):
     """An HAProxy that shares requests among the servers whose `/readyz` says 200.
 
@@ -59,11 +66,8 @@ class HAProxy(Proxy):
 
     def up(self) -> set[int]:
         """Return the ports of the servers that it sends requests to."""
-        lines = requests.get(f"http://127.0.0.1:{self._statistics_port}/;csv").text.splitlines()
-        names = lines[0].removeprefix("# ").split(",")
-        rows = (dict(zip(names, line.split(","), strict=False)) for line in lines[1:])
         return {
             int(row["svname"].removeprefix("port"))
-            for row in rows
+            for row in statistics(f"http://127.0.0.1:{self._statistics_port}/")
             if row["svname"].startswith("port") and row["status"] == "UP"
         }

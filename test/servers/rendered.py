@@ -16,11 +16,9 @@ from pathlib import Path
 import requests
 
 from cubicweb_hasite.deploy import load, output, render
+from servers import haproxy
 from servers.instance import Instance
 from servers.support import Server, ServerProcess, find_program, give, listens, system_user
-
-# columns of HAProxy's statistics
-_BACKEND, _SERVER, _STATUS = 0, 1, 17
 
 _SITE = """\
 [hosts.all]
@@ -317,15 +315,11 @@ class RenderedSite(Server):
         """Return the names of the instances that HAProxy has in service."""
         names = list(self.instances)
         up = set()
-        for row in requests.get(f"{self.statistics};csv", timeout=5).text.splitlines():
-            columns = row.split(",")
-            match = re.fullmatch(r"all-(\d)", columns[_SERVER])
+        for row in haproxy.statistics(self.statistics):
+            match = re.fullmatch(r"all-(\d)", row["svname"])
             # `UP 1/2` is still served: one more failure takes it out of service
-            if (
-                match
-                and not columns[_BACKEND].endswith("-cached")
-                and columns[_STATUS].startswith("UP")
-            ):
+            cached = row["pxname"].endswith("-cached")
+            if match and not cached and row["status"].startswith("UP"):
                 up.add(names[int(match[1]) - 1])
         return up
 
