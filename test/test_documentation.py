@@ -6,6 +6,7 @@
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from documents import CHECKOUT, anchors
 from pictures import picture
 from servers.instance import Instance, uwsgi_configuration
 from servers.support import free_port, listens, wait_until
@@ -23,7 +25,6 @@ from servers.visitor import Visitor
 from cubicweb_hasite.monitoring import refusals
 from cubicweb_hasite.site_cubicweb import options
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(
     ".venv", ".git", "var", "build", "dist", "*.egg-info", "__pycache__", ".*_cache"
 )
@@ -63,12 +64,31 @@ def fresh_checkout(tmp_path: Path) -> Path:
 def test_every_document_is_tested() -> None:
     with_commands = {path for path in DOCUMENTS if command_blocks(path)}
     tested = {
-        *("README.md", "bench/README.md"),
+        *("README.md", "CONTRIBUTING.md", "bench/README.md"),
         *("docs/install.md", "docs/lab.md", "docs/monitor.md", "docs/operate.md"),
         "docs/uwsgi.md",
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
+
+
+def test_contributing() -> None:
+    """Its set-up and its commands are those of continuous integration; here each is found by what
+    would run it."""
+    lines = "".join(command_blocks("CONTRIBUTING.md")).splitlines()
+    commands = [line.partition("#")[0].strip() for line in lines]
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            check = ["make", "-n", *arguments]
+        elif program.endswith("pytest"):
+            check = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+        elif program in ("git", "cd"):  # what a checkout is, has been shown by being in one
+            continue
+        else:
+            assert os.access(CHECKOUT / program, os.X_OK), command
+            continue
+        subprocess.run(check, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_readme_is_short() -> None:
@@ -87,12 +107,6 @@ def test_links_to_files(document: str) -> None:
         target = folder / path if path else CHECKOUT / document
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
-
-
-def anchors(document: Path) -> set[str]:
-    """Return the anchors of the headings of a document, as GitLab and Sphinx make them."""
-    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_page_is_in_the_menu() -> None:

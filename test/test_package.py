@@ -5,22 +5,16 @@ from pathlib import Path
 
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.migration import ConfigurationProblem
+from documents import CHECKOUT, anchors
 
 import cubicweb_hasite
 from cubicweb_hasite.__pkginfo__ import documentation, web
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(cubicweb_hasite.__file__).parent
 #: files of the package, with what is compiled left out
 INSTALLED = [
     path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".mo")
 ]
-
-
-def anchors(document: Path) -> set[str]:
-    """Return the anchors of the headings of a document, as GitLab makes them."""
-    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def check(url: str) -> None:
