@@ -83,9 +83,8 @@ class WebSite(Section):
     management_port: Port = 9081
     """First management port of the instances (`/readyz`, `/metrics`), in the same way."""
     languages: list[Language] = []
-    """Languages of its pages, of which browsers ask for one, such as `["en", "fr"]`; the first for
-    those that ask for another. Only for the option `hasite-page-max-age`, by which caches keep
-    the pages of anonymous visitors."""
+    """Languages of the site, such as `["en", "fr"]`; the first is used for other browsers. Only
+    for the option `hasite-page-max-age`, by which caches keep the pages of anonymous visitors."""
     options: dict[str, str | int | float | bool] = {}
     """Options of the CubicWeb instance, by their names, such as `"hasite-image-max-age" = 3600`.
     Those that hold a secret belong in its secrets file on the web servers."""
@@ -148,7 +147,7 @@ class Balancer(Section):
     queue_seconds: Positive = 10
     """How long a request waits in the queue at most."""
     check_seconds: Positive = 1
-    """How often each instance is asked whether it is ready. Two failures take it out of service,
+    """Seconds between two readiness checks of each instance. Two failures take it out of service,
     two successes bring it back."""
     answer_seconds: Positive = 30
     """How long an instance may take to answer a page. An image or a static file has 4 seconds."""
@@ -156,17 +155,17 @@ class Balancer(Section):
 
 class Keepalived(Section):
     """keepalived on the balancers: addresses that pass from one to the other. Leave it out for a
-    single balancer, or where the addresses are somebody else's business."""
+    single balancer, or where somebody else manages the addresses."""
 
     addresses: list[Interface] = Field(min_length=1)
     """The floating addresses with their prefix, to which the site's name resolves."""
     interface: str = Field(pattern=r"^[\w.-]{1,15}$")
     """Network interface of the balancers that carries them, such as eth0."""
     router_id: Annotated[int, Field(ge=1, le=255)] = 51
-    """Number that tells these balancers from others on the same network (VRRP)."""
+    """Number that identifies these balancers on their network (VRRP)."""
     advert_ms: Annotated[int, Field(ge=100, le=10000)] = 500
-    """How often the active balancer says so, in milliseconds. An address moves after about three
-    times as long."""
+    """How often the active balancer announces itself, in milliseconds. An address moves after
+    about three times as long."""
 
 
 class Squid(Section):
@@ -250,7 +249,7 @@ class Patroni(Section):
     ttl: Annotated[int, Field(ge=20)] = 20
     """Seconds without a sign of the primary after which a standby takes over."""
     loop_wait: Positive = 2
-    """Seconds between two looks of Patroni at the state of things."""
+    """Seconds between two checks of the cluster by Patroni."""
     retry_timeout: Annotated[int, Field(ge=3)] = 4
     """Seconds for which Patroni tries again what fails, before the primary steps down.
     `loop_wait` + 2 x `retry_timeout` is to be at most `ttl`."""
