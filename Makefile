@@ -7,10 +7,13 @@ run:
 
 .PHONY: test lint coverage package
 
+# A file's tests run in one process, which starts their servers once
+PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
+
 # The tests on PostgreSQL, which often wait for servers: `make test DB=sqlite ARGS='-k squid'`
 test:
 	@tools/setup test
-	.venv/bin/pytest -n 3 $(ARGS)
+	.venv/bin/pytest $(PARALLEL) $(ARGS)
 
 lint:
 	@tools/setup test
@@ -22,7 +25,7 @@ lint:
 coverage:
 	@tools/setup test
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -n 3 $(ARGS); status=$$?; \
+	.venv/bin/coverage run -m pytest $(PARALLEL) $(ARGS); status=$$?; \
 		.venv/bin/coverage combine -q && .venv/bin/coverage report && exit $$status
 
 # The source distribution and the wheel, in dist/, if they are whole

@@ -33,6 +33,20 @@ if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
     collect_ignore = ["test_random_graphs.py", "test_stress.py", "test_wire.py"]
 
 
+#: files whose tests take minutes: begun first, so that no process is alone with one at the end
+_LONG = [
+    f"test_{name}.py"
+    for name in (
+        *("upgrade", "documentation", "gunicorn", "monitor_states", "random_graphs", "rehearsal"),
+        *("stress", "demo", "deploy_requests", "healing", "deploy_live", "rehearsal_settings"),
+    )
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else 99)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Made by the process that starts the workers of pytest-xdist, for all of them.
     if not hasattr(config, "workerinput"):
