@@ -22,8 +22,15 @@ _PROGRAMS = {
 _PACKAGES = ("cubicweb", "cubicweb-web", "cubicweb-file", "gunicorn", "aiohttp")
 
 _TITLES = (
-    *("scenario", "expected", "failed", "no page for", "sessions lost", "writes", "measured"),
-    *("falls short", "measured on"),
+    "scenario",
+    "expected",
+    "failed",
+    "no page for",
+    "sessions lost",
+    "writes",
+    "measured",
+    "falls short",
+    "measured on",
 )
 _HEADER = """\
 # What the lab has measured

@@ -25,8 +25,17 @@ if os.environ.get("DB") == "sqlite":
     collect_ignore_glob = [
         f"test_{name}.py"
         for name in (
-            *("browser", "demo", "deploy_*", "documentation", "gunicorn", "healing"),
-            *("monitor_states", "monitoring_files", "rehearsal*", "shared_pages", "upgrade"),
+            "browser",
+            "demo",
+            "deploy_*",
+            "documentation",
+            "gunicorn",
+            "healing",
+            "monitor_states",
+            "monitoring_files",
+            "rehearsal*",
+            "shared_pages",
+            "upgrade",
         )
     ]
 if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
@@ -37,8 +46,18 @@ if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
 _LONG = [
     f"test_{name}.py"
     for name in (
-        *("upgrade", "documentation", "gunicorn", "monitor_states", "random_graphs", "rehearsal"),
-        *("stress", "demo", "deploy_requests", "healing", "deploy_live", "rehearsal_settings"),
+        "upgrade",
+        "documentation",
+        "gunicorn",
+        "monitor_states",
+        "random_graphs",
+        "rehearsal",
+        "stress",
+        "demo",
+        "deploy_requests",
+        "healing",
+        "deploy_live",
+        "rehearsal_settings",
     )
 ]
 

@@ -225,9 +225,14 @@ def test_monitors_of_a_killed_instance(site: RenderedSite) -> None:
     try:
         wait_until(lambda: ask("view?vid=index").status_code == 200, "neighbour")
         for target in (
-            *("livez", "readyz?format=json", "metrics", "view?vid=monitor_hostname"),
-            *("view?%76id=monitor_hostname", "view?vid=monitor%5Fhostname"),
-            *("view?%76%69%64=%6donitor_hostname", "view?vid=index&vid=monitor_hostname"),
+            "livez",
+            "readyz?format=json",
+            "metrics",
+            "view?vid=monitor_hostname",
+            "view?%76id=monitor_hostname",
+            "view?vid=monitor%5Fhostname",
+            "view?%76%69%64=%6donitor_hostname",
+            "view?vid=index&vid=monitor_hostname",
             "view?vid=index&x=%20&vid=m%6fnitor_hostname",
         ):
             assert ask(target).status_code >= 500, target

@@ -302,13 +302,37 @@ def leads_to_its_normal_form(host: Host, eid: int, rule: str, spelling: str) -> 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/livez", "/readyz", "/metrics", "/readyz?format=json", "/livez?", "/livez%0A"),
-        *("/metrics%0A", "/livez;a", "/livez/", "/LIVEZ", "/livez%00", "/livez%3F", "/%2Flivez"),
-        *("/x%2F..%2Flivez", "/livez%2F", "/view%0A?vid=monitor_hostname", "/%252Flivez"),
-        *("/view;a?vid=monitor_hostname", "/VIEW?vid=monitor_hostname", "/%5Clivez", "/\\livez"),
-        *("/_anonymous/en/", "/_anonymous/", "/_anonymous/xx/", "/_anonymous%2Fen/"),
-        *("/_anonymous%2Fen%2Fview?vid=index", "/_anonymous", "/_Anonymous/en/"),
-        *("/%2F_anonymous/en/", "/_anonymous;/en/", "/data%2F..%2Fview?vid=index"),
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/readyz?format=json",
+        "/livez?",
+        "/livez%0A",
+        "/metrics%0A",
+        "/livez;a",
+        "/livez/",
+        "/LIVEZ",
+        "/livez%00",
+        "/livez%3F",
+        "/%2Flivez",
+        "/x%2F..%2Flivez",
+        "/livez%2F",
+        "/view%0A?vid=monitor_hostname",
+        "/%252Flivez",
+        "/view;a?vid=monitor_hostname",
+        "/VIEW?vid=monitor_hostname",
+        "/%5Clivez",
+        "/\\livez",
+        "/_anonymous/en/",
+        "/_anonymous/",
+        "/_anonymous/xx/",
+        "/_anonymous%2Fen/",
+        "/_anonymous%2Fen%2Fview?vid=index",
+        "/_anonymous",
+        "/_Anonymous/en/",
+        "/%2F_anonymous/en/",
+        "/_anonymous;/en/",
+        "/data%2F..%2Fview?vid=index",
     ],
 )
 def test_not_for_visitors(host: Host, path: str) -> None:
@@ -385,9 +409,19 @@ HOSTS: dict[str, Callable[[str, int], str]] = {
     "all of it": lambda name, port: f"{name.title()}.:{port}",
 }
 UNKNOWN = [
-    *("other.example", "127.0.0.1", "", "www.one.example.other.example", "one", "wwwxone.example"),
-    *("xwww.two.example", "www.two.example:8080", "www.two.example..", "www.two.example:443:80"),
-    *("other.example, www.two.example", "www.two.example, other.example", "[::1]"),
+    "other.example",
+    "127.0.0.1",
+    "",
+    "www.one.example.other.example",
+    "one",
+    "wwwxone.example",
+    "xwww.two.example",
+    "www.two.example:8080",
+    "www.two.example..",
+    "www.two.example:443:80",
+    "other.example, www.two.example",
+    "www.two.example, other.example",
+    "[::1]",
 ]
 
 
@@ -545,8 +579,11 @@ def is_well_encoded(answer: Answer, accepted: str | None) -> str | None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/file/{eid}/raw/a.svg", "/file/{eid}/download", "/{eid}/download"),
-        *("/file/{eid}?vid=download", "/view?rql=Any%20X%20WHERE%20X%20eid%20{eid}&vid=download"),
+        "/file/{eid}/raw/a.svg",
+        "/file/{eid}/download",
+        "/{eid}/download",
+        "/file/{eid}?vid=download",
+        "/view?rql=Any%20X%20WHERE%20X%20eid%20{eid}&vid=download",
     ],
 )
 def test_encodings_of_a_download(host: Host, svg: int, path: str) -> None:

@@ -300,8 +300,15 @@ class TestManagementPort:
         port, management = free_port(), free_port()
         server = ServerProcess(
             [
-                *(str(Path(sys.executable).with_name("gunicorn")), "-b", f"127.0.0.1:{port}"),
-                *("-w", "1", "-k", "gthread", "--threads", "4"),
+                str(Path(sys.executable).with_name("gunicorn")),
+                "-b",
+                f"127.0.0.1:{port}",
+                "-w",
+                "1",
+                "-k",
+                "gthread",
+                "--threads",
+                "4",
                 f'cubicweb.pyramid:wsgi_application("{instance.name}")',
             ],
             instance.directory / f"gunicorn-{port}.log",

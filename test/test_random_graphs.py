@@ -39,12 +39,34 @@ Action = tuple[str, int, int]
 Transaction = tuple[str, list[Action]]
 
 _LINKS = (
-    *("see also", "self link", "cover", "main article", "illustrates", "caption", "album", "tag"),
-    *("comment", "answer", "folder", "owner", "transition", "transition", "uri"),
+    "see also",
+    "self link",
+    "cover",
+    "main article",
+    "illustrates",
+    "caption",
+    "album",
+    "tag",
+    "comment",
+    "answer",
+    "folder",
+    "owner",
+    "transition",
+    "transition",
+    "uri",
 )
 _EDITS = (
-    *("data", "data", "data", "data and title", "title", "name", "unlink", "delete"),
-    *("delete image", "create and edit", "error"),
+    "data",
+    "data",
+    "data",
+    "data and title",
+    "title",
+    "name",
+    "unlink",
+    "delete",
+    "delete image",
+    "create and edit",
+    "error",
 )
 _numbers = st.integers(0, 5)
 _link = st.tuples(st.sampled_from(_LINKS), _numbers, _numbers)
