@@ -24,10 +24,21 @@ web = _urls["Repository"]
 #: the URL under which the documents are
 documentation = _urls["Documentation"]
 
-#: what is always needed, by name: the versions, such as "<5,>=4.2"
-__depends__ = dict(
-    re.split("(?=[<>=])", requirement, maxsplit=1)
-    for requirement in requires(distname) or ()
-    if "extra ==" not in requirement
-)
-__recommends__: dict[str, str] = {}
+
+def _required(extra: str = "") -> dict[str, str]:
+    """Return what an extra needs, by name: the versions, such as "<5,>=4.2".
+
+    :param extra: its name; by default, what is always needed
+    """
+    found = (re.split(" *; *", each) for each in requires(distname) or ())
+    return dict(
+        re.split("(?=[<>=])", requirement, maxsplit=1)
+        for requirement, *marker in found
+        if marker == ([f'extra == "{extra}"'] if extra else [])
+    )
+
+
+__depends__ = _required()
+# Not needed, since an instance may have a front end of its own over cubicweb-api. Where an
+# instance has them, CubicWeb orders the cubes so that ours extends them.
+__recommends__ = _required("web")

@@ -4,6 +4,7 @@ from cubicweb.cwvreg import CWRegistryStore
 from cubicweb.entity import EntityAdapter
 from cubicweb.predicates import has_mimetype, is_instance
 
+from cubicweb_hasite import parts
 from cubicweb_hasite.images import upstream
 
 
@@ -49,4 +50,8 @@ def registration_callback(vreg: CWRegistryStore) -> None:
     """Register the adapters; let those of CubicWeb know images when they see one."""
     vreg.register_all(globals().values(), __name__)
     upstream.read_media_types_as_meant()
-    upstream.draw_thumbnails_of_any_image()
+    if parts.has_file(vreg.config):
+        from cubicweb_hasite.images import upstream_file
+
+        upstream_file.read_media_types_as_meant()
+        upstream_file.draw_thumbnails_of_any_image()

@@ -15,7 +15,7 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import names, options, paths, responses, upstream
+from cubicweb_hasite import names, options, parts, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
@@ -36,7 +36,7 @@ def includeme(config: Configurator) -> None:
     """
     repo = config.registry["cubicweb.repository"]
     instance = config.registry["cubicweb.config"]
-    options.check(instance, config.registry["cubicweb.registry"]["views"])
+    options.check(instance, parts.views(config.registry["cubicweb.registry"]))
     in_tests = instance.mode == "test"
     config.include(routes)
     if not in_tests:  # CubicWeb's test cases hold connections of the stock pool
@@ -51,6 +51,10 @@ def includeme(config: Configurator) -> None:
     if in_tests:  # where options change
         speed_ups.discard("hasite-remember-options")
     upstream.speed_up(config, speed_ups)
+    if parts.has_web(instance) and "hasite-remember-source-lines" in speed_ups:
+        from cubicweb_hasite import upstream_web
+
+        upstream_web.remember_source_lines()
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )
@@ -62,7 +66,7 @@ def includeme(config: Configurator) -> None:
             under=INGRESS,
             over=EXCVIEW,
         )
-    below = "cubicweb_web.bwcompat.TweenHandler"
+    below: str | tuple[str, str] = pages.ABOVE_PAGES
     for tween in (
         "cubicweb_hasite.images.requests.tween_factory",
         "cubicweb_hasite.images.retries.tween_factory",
@@ -114,8 +118,10 @@ def protect_caches(event: NewResponse) -> None:
 
 
 def upload_limit_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """Refuse uploads over `max-post-length`, an option that cubicweb-web does not use."""
-    limit = registry["cubicweb.config"]["max-post-length"]
+    """Refuse uploads over `max-post-length`, an option that cubicweb-web has and does not use."""
+    limit = registry["cubicweb.config"].get("max-post-length")
+    if limit is None:
+        return handler
 
     def upload_limit_tween(request: Request) -> Response:
         if request.content_length is not None and request.content_length > limit:

@@ -1,25 +1,19 @@
 """Workarounds for bugs of CubicWeb. Each applies up to the last version known to have the bug.
 
-The lines are those of cubicweb 5.0.1 and of cubicweb-web 1.6.2.
+The lines are those of cubicweb 5.0.1. For cubicweb-web see :mod:`cubicweb_hasite.upstream_web`.
 """
 
-import inspect
-import threading
 from collections.abc import Container
-from functools import cache
 from importlib.metadata import version
-from types import SimpleNamespace
 from typing import Any
 
-from cubicweb import UnknownEid, ValidationError
+from cubicweb import UnknownEid
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.entities.authobjs import CWUser, user_session_cache_key
 from cubicweb.pyramid.resources import negociate_mime_type
 from cubicweb.rdf import RDF_MIMETYPE_TO_FORMAT
 from cubicweb.server.repository import Repository
 from cubicweb.server.session import Connection
-from cubicweb_web import bwcompat
-from cubicweb_web.request import CubicWebRequestBase
 from logilab.common.changelog import Version
 from logilab.common.decorators import cached
 from pyramid.config import Configurator
@@ -32,73 +26,21 @@ from cubicweb_hasite.images.replacement import stored_type
 from cubicweb_hasite.images.visibility import load_user
 
 _CUBICWEB = Version(version("cubicweb"))
-_CUBICWEB_WEB = Version(version("cubicweb-web"))
-
-
-def settle_failed_edit(req: CubicWebRequestBase, error: ValidationError) -> None:
-    """Make `/edit` show an error in the form, with nothing committed.
-
-    CubicWeb does so itself for `validateform` (cubicweb_web.views.basecontrollers), but not for
-    `/edit`, as of cubicweb-web 1.6.2:
-
-    - `CubicWebPyramidHandler.__call__` (cubicweb_web.bwcompat) does not roll back: the entities
-      that were edited before the error are committed at the end of the request;
-    - `CubicWebPublisher.validation_error_handler` (cubicweb_web.application) keeps the error and
-      the form in the session. The arguments of the error may hold an entity, and the form may
-      hold uploaded files; they cannot be pickled, and the answer is 500.
-    """
-    if Version("1.6.2") < _CUBICWEB_WEB:
-        return
-    req.cnx.rollback()
-    error.entity = getattr(error.entity, "eid", error.entity)
-    error.args = (error.entity, error.errors)
-    for name, value in list(req.form.items()):
-        values = value if isinstance(value, list) else [value]
-        # (file name, stream), which browsers do not fill in again anyway
-        if any(isinstance(each, tuple) for each in values):
-            del req.form[name]
 
 
 def speed_up(config: Configurator, speed_ups: Container[str]) -> None:
-    """Spare pages what CubicWeb does again and again (option `hasite-speed-ups`).
+    """Spare requests what CubicWeb does again and again (option `hasite-speed-ups`).
+
+    :func:`upstream_web.remember_source_lines` is the speed-up that needs cubicweb-web.
 
     :param speed_ups: the speed-ups that are on, as :func:`options.speed_ups` returns them
     """
-    if "hasite-remember-source-lines" in speed_ups:
-        remember_source_lines()
     if "hasite-remember-options" in speed_ups:
         remember_options()
     if "hasite-load-users-at-once" in speed_ups:
         load_users_at_once()
     if "hasite-look-up-rdf-on-demand" in speed_ups:
         config.add_subscriber(look_up_rdf_on_demand, ApplicationCreated)
-
-
-def remember_source_lines() -> None:
-    """Look up once in which line a controller is defined, not at each request.
-
-    `CubicWebPyramidHandler.__call__` (cubicweb_web.bwcompat) does so to log the controller. It
-    takes half of the CPU time of an ordinary page. Also, Python 3.11 sometimes fails to parse a
-    file in two threads at once (https://github.com/python/cpython/issues/106905), which is an
-    error 500 for the visitor.
-    """
-    if Version("1.6.2") >= _CUBICWEB_WEB:
-        bwcompat.inspect = SimpleNamespace(
-            getsourcefile=inspect.getsourcefile, getsourcelines=_source_lines
-        )
-
-
-_parsing = threading.Lock()
-
-
-def _source_lines(controller: type) -> tuple[None, int]:
-    with _parsing:
-        return None, _first_line(controller)
-
-
-@cache
-def _first_line(controller: type) -> int:
-    return inspect.getsourcelines(controller)[1]
 
 
 def remember_options() -> None:

@@ -21,12 +21,22 @@ FLOORS = (
     {"__init__"},
     {"ccplugin"},
     {"views", "pyramid", "commands", "entities", "replacement"},
-    {"hooks", "upstream"},
+    {"hooks", "upstream", "upstream_web"},
     {"images", "database"},
     {"monitoring"},
     {"responses"},
     {"caches", "operations"},
-    {"names", "paths", "versions", "options", "__pkginfo__", "schema", "site_cubicweb", "wsgi"},
+    {
+        "names",
+        "parts",
+        "paths",
+        "versions",
+        "options",
+        "__pkginfo__",
+        "schema",
+        "site_cubicweb",
+        "wsgi",
+    },
 )
 #: The rooms that work without an instance, and all that they may import.
 APART = {

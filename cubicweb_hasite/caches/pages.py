@@ -15,21 +15,23 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from cubicweb_web.http_headers import Headers
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
 from pyramid.interfaces import ICSRFStoragePolicy, ISession, ISessionFactory
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.tweens import EXCVIEW, INGRESS
+from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 from zope.interface import implementer
 
-from cubicweb_hasite import options, paths
+from cubicweb_hasite import options, parts, paths
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
 Handler = Callable[[Request], Response]
+
+#: what a tween is over that sees the requests for pages; without cubicweb-web, all requests
+ABOVE_PAGES = ("cubicweb_web.bwcompat.TweenHandler", MAIN)
 
 _KEY = "hasite.anonymous_page"
 _AUDIENCE_COOKIE = re.compile(AUDIENCE_COOKIES)
@@ -43,7 +45,7 @@ def includeme(config: Configurator) -> None:
     config.add_tween(
         "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
     )
-    views = config.registry["cubicweb.registry"]["views"]
+    views = parts.views(config.registry["cubicweb.registry"])
     for regid in by_view:
         for view in views[regid]:
             # CubicWeb calls it before it renders the view
@@ -51,7 +53,7 @@ def includeme(config: Configurator) -> None:
     config.add_tween(
         "cubicweb_hasite.caches.pages.tween_factory",
         under=EXCVIEW,
-        over="cubicweb_web.bwcompat.TweenHandler",
+        over=ABOVE_PAGES,
     )
 
 
@@ -151,7 +153,7 @@ class _Manager:
             self._stock(view).set_headers()
             return
         page.age = age
-        req._headers_in = Headers()
+        req._headers_in = type(req._headers_in)()
         environ = req._request.environ
         for name in [name for name in environ if name.startswith("HTTP_")]:
             # the cookie holds only the token, which must not be in the page

@@ -23,7 +23,7 @@ from webob import Request
 from webob.byterange import Range
 
 from cubicweb_hasite.caches import policy
-from cubicweb_hasite.images import data, media_types, thumbnails
+from cubicweb_hasite.images import data, media_types
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.responses import refuse
 
@@ -73,8 +73,8 @@ def select(
         if adapter is None:
             return None
         content_type, file_name = "image/png", adapter.thumbnail_file_name()
-        size = entity._cw.vreg.config["image-thumb-size"]
-        variant, read = f"-{size}-{thumbnails.VERSION}", partial(_thumbnail, adapter)
+        size = entity._cw.vreg.config.get("image-thumb-size", "")  # of cubicweb-file
+        variant, read = f"-{size}-{media_types.THUMBNAILS_VERSION}", partial(_thumbnail, adapter)
     else:
         adapter = entity.cw_adapt_to("IDownloadable")
         if adapter is None:

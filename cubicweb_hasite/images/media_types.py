@@ -6,6 +6,9 @@ are known by several names.
 
 import re
 
+#: Part of the names under which thumbnails are kept. Increase it when they look differently.
+THUMBNAILS_VERSION = 2
+
 # The names registered with IANA (https://www.iana.org/assignments/media-types, or
 # https://mimesniff.spec.whatwg.org for those that are not), by the other names that browsers,
 # operating systems and scripts give.

@@ -1,12 +1,13 @@
-"""Small copies of images, which browsers show as they show the originals."""
+"""Small copies of images, which browsers show as they show the originals.
+
+If they look differently, :data:`media_types.THUMBNAILS_VERSION` is to be increased.
+"""
 
 import io
 from typing import Any
 
 from PIL import Image, ImageCms, ImageOps
 
-#: Part of the names under which thumbnails are kept. Increase it when they look differently.
-VERSION = 2
 #: modes of Pillow that PNG holds and browsers show
 _SHOWN = ("L", "LA", "RGB", "RGBA")
 _ORIENTATION = 0x0112  # tag of EXIF

@@ -1,4 +1,4 @@
-"""The download and thumbnail views, for URLs that do not name an eid.
+"""The download view, for URLs that do not name an eid.
 
 URLs that name an eid are answered by :mod:`cubicweb_hasite.images.requests` before CubicWeb
 dispatches them. These views serve the others, such as `/view?rql=…&vid=download`. The same rules
@@ -6,7 +6,6 @@ apply, but caches must revalidate at each use, because the URL may lead to anoth
 """
 
 from cubicweb import Unauthorized
-from cubicweb_file.views import ThumbnailView as FileThumbnailView
 from cubicweb_web import NotFound
 from cubicweb_web.views import idownloadable
 from logilab.common.registry import yes
@@ -55,12 +54,3 @@ class DownloadView(idownloadable.DownloadView):
 
     def call(self) -> None:
         self.w(self.response.body)
-
-
-class ThumbnailView(FileThumbnailView, DownloadView):
-    """Downloads the thumbnail of an entity that adapts to IThumbnail."""
-
-    __select__ = FileThumbnailView.__select__ & yes()
-    representation = "thumbnail"
-    set_request_content_type = DownloadView.set_request_content_type
-    call = DownloadView.call

@@ -13,7 +13,7 @@ from logilab.common.registry import yes
 from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
-from cubicweb_hasite.upstream import settle_failed_edit
+from cubicweb_hasite.upstream_web import settle_failed_edit
 
 
 class EditController(editcontroller.EditController):

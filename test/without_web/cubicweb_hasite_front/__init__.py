@@ -1,0 +1,1 @@
+"""An application without cubicweb-web, whose front end is elsewhere."""
