@@ -15,6 +15,5 @@ web = ""
 __depends__ = {
     "cubicweb": ">= 5.0.1, < 6.0.0",
     "cubicweb-api": None,
-    "cubicweb-hasite": None,
 }
 __recommends__ = {}
