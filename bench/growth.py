@@ -44,7 +44,7 @@ def rows(bench: Bench, rounds: int) -> Iterator[Row]:
 
     Each request is for another image, drawn at random, which is what costs caches most.
     """
-    [instance] = bench.create(growth="hasite")
+    [instance] = bench.create(growth="hasite,file")
     sites = {}
     for size in SIZES:
         name = f"growth{size}"

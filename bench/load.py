@@ -135,7 +135,7 @@ def _burst(bench: Bench, rounds: int) -> Iterator[Row]:
     bench.server.sql("CREATE DATABASE site OWNER site TEMPLATE template0", timeout=60)
     server = bench.server
     database = Database("postgres", "site", server.host, server.port, "site")
-    instance = Instance(bench.directory / "site", ["hasite"], database)
+    instance = Instance(bench.directory / "site", ["hasite", "file"], database)
     instance.create()
     site = rendered_site(
         instance,

@@ -77,7 +77,7 @@ print("RESULT", json.dumps([times, queued]))
 def rows(bench: Bench, rounds: int) -> Iterator[Row]:
     """Compare edits with each cache to edits without one: time, as the visitor waits for it."""
     with socket.create_server(("127.0.0.1", 0)) as hung:
-        [instance] = bench.create(purge="hasite")
+        [instance] = bench.create(purge="hasite,file")
         caches = {
             "none": [],
             "stopped": [f"http://127.0.0.1:{free_port()}/"],

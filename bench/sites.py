@@ -55,7 +55,7 @@ class Bench:
     @cached_property
     def instances(self) -> dict[str, Instance]:
         """The three instances."""
-        created = self.create(stock="file", article="file", hasite="hasite")
+        created = self.create(stock="file", article="file", hasite="hasite,file")
         views = Path(__file__).with_name("article_views.py")
         shutil.copy(views, created[1].directory / created[1].name / "views.py")
         return dict(zip((STOCK, ARTICLE, OURS), created, strict=True))

@@ -77,7 +77,7 @@ class Instance:
         for directory in ("etc", "data"):
             (aside / directory).mkdir()
         try:
-            done = self._ctl("create", "--automatic", "hasite", NAME, site=aside)
+            done = self._ctl("create", "--automatic", "hasite,file", NAME, site=aside)
             if not done or not (aside / self.database.name).exists():
                 raise DemoError(f"the instance could not be created: see {self.log}")
             _without_rest_pages(aside / "etc" / NAME / "pyramid.ini")

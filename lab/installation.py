@@ -177,7 +177,7 @@ class Site:
 
     def _create_instance(self) -> None:
         first, *others = self.with_role("web")
-        first.run("mysite-ctl create --automatic --no-db-create hasite mysite")
+        first.run("mysite-ctl create --automatic --no-db-create hasite,file mysite")
         # the pages are those of cubicweb-web
         first.run("sed -i '/rest_api.include_html/d' /etc/cubicweb.d/mysite/pyramid.ini")
         for host in others:

@@ -397,7 +397,7 @@ def test_operate(
     server_directory: Callable[[str], Path], new_database: Callable, serve: str, stop: str
 ) -> None:
     """The commands, in the directory of the instance and with its environment."""
-    instance = Instance(server_directory("instance"), ["hasite"], new_database())
+    instance = Instance(server_directory("instance"), ["hasite", "file"], new_database())
     instance.name = "mysite"
     instance.create()
     port = free_port()

@@ -59,7 +59,9 @@ def cluster(server_directory: Callable[[str], Path]) -> Iterator[PostgreSQL]:
 @pytest.fixture(scope="module")
 def site(cluster: PostgreSQL, server_directory: Callable[[str], Path]) -> Instance:
     """An instance whose requests may be made to last."""
-    instance = Instance(server_directory("instance"), ["hasite"], cluster.create_database("site"))
+    instance = Instance(
+        server_directory("instance"), ["hasite", "file"], cluster.create_database("site")
+    )
     instance.create()
     return instance
 

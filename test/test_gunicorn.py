@@ -91,7 +91,7 @@ def hung_requests(server: PostgreSQL, process: Process, number: int) -> Iterator
 def site(postgresql: PostgreSQL, server_directory: Callable[[str], Path]) -> Instance:
     """An instance on a server of its own."""
     database = postgresql.create_database("site")
-    instance = Instance(server_directory("instance"), ["hasite"], database)
+    instance = Instance(server_directory("instance"), ["hasite", "file"], database)
     instance.create()
     return instance
 

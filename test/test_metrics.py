@@ -176,7 +176,9 @@ def test_beside_cubicweb_prometheus(
     server_directory: Callable[[str], Path], new_database: Callable
 ) -> None:
     """One registry, each metric once; on the port of visitors the other cube answers."""
-    instance = Instance(server_directory("instance"), ["hasite", "prometheus"], new_database())
+    instance = Instance(
+        server_directory("instance"), ["hasite", "file", "prometheus"], new_database()
+    )
     instance.create()
     ini = instance.directory / instance.name / "pyramid.ini"
     settings = "".join(

@@ -93,7 +93,9 @@ def site(server_directory: Callable[[str], Path]) -> Iterator[Site]:
             # the password is not asked for before `require_password`
             "db-password": "notasecret",
         }
-        instance = Instance(server_directory("instance"), ["hasite"], database, options=options)
+        instance = Instance(
+            server_directory("instance"), ["hasite", "file"], database, options=options
+        )
         instance.create()
         yield Site(instance, server, link)
 

@@ -18,7 +18,7 @@ def ctl(site: Instance, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def site(server_directory: Callable[[str], Path], new_database: Callable) -> Instance:
-    instance = Instance(server_directory("instance"), ["hasite"], new_database())
+    instance = Instance(server_directory("instance"), ["hasite", "file"], new_database())
     instance.create()
     return instance
 

@@ -244,6 +244,10 @@ def test_private_data_stays_private(client: Client, visitor: Client) -> None:
     response = client.get("/api/v1/current-user", headers={"X-Client-Name": "test"})
     assert response.json()["login"] == "admin"
     assert response.headers["Cache-Control"] in ("private", "no-store")
+    response = client.get(
+        "/api/v1/binary?eid=999999&attribute=data", headers={"X-Client-Name": "test"}
+    )
+    assert (response.status_code, response.json()["title"]) == (400, "KeyError")
     for url in ("/999999/download", "/image/999999/download", f"/{2**40}"):
         assert visitor.get(url).status_code == 404
 

@@ -22,6 +22,8 @@ _BY_VID: dict[str, Representation] = {"download": "download", "thumbnail": "thum
 # Both are matched against the raw query string, so that the rest of it stays as it came.
 _EID_PARAMETER = re.compile(r"(?:^|&)eid=([^&]*)(?=&|$)")
 _EID_IN_RQL = re.compile(r"(?:^|&)rql=[^&]*(?:%20|\+)(?i:eid)(?:%20|\+)([0-9]+)\b")
+# cubicweb-api's route for data, below the path that an application gives it
+_API = "/binary"
 _DIGITS = re.compile(r"[0-9]+")
 _EID_ALONE = re.compile(r"any x where x eid [0-9]+", re.IGNORECASE)
 
@@ -78,7 +80,9 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
     elif (match := _EID_PARAMETER.search(request.query_string)) and (
         _DIGITS.fullmatch(match[1]) or vid in _BY_VID
     ):
-        etype, representation, fails_if_gone = None, _BY_VID.get(vid), True
+        etype, representation = None, _BY_VID.get(vid)
+        # cubicweb-api answers clearly itself, with what its clients expect
+        fails_if_gone = not request.path.endswith(_API)
         span = _in_query(request, match)
     elif match := _EID_IN_RQL.search(request.query_string):
         fails_if_gone = _EID_ALONE.fullmatch(request.GET["rql"]) is not None
