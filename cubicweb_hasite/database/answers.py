@@ -44,9 +44,7 @@ def unavailable(error: Exception, request: Request) -> Response:
         # set here, because `protect_caches` is not called after an error in a callback
         headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
     )
-    # an application without catalogs has not even an English one
-    translate = translations[language][0] if language in translations else str
-    response.explanation = translate(UNAVAILABLE)
+    response.explanation = translations[language][0](UNAVAILABLE)
     return response
 
 
