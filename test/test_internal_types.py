@@ -11,7 +11,8 @@ def test_all_types_are_internal() -> None:
     defined = {
         name
         for name, value in vars(schema).items()
-        if getattr(value, "__module__", "") == schema.__name__ and hasattr(value, "__permissions__")
+        if getattr(value, "__module__", "") == schema.__name__
+        and hasattr(value, "__permissions__")
     }
     assert defined == set(INTERNAL_TYPES)
 
@@ -47,5 +48,3 @@ class InternalTypesTC(EditingTC):
                 response = self.page(url.format(eid=self.eid), status=403)
                 assert "entityForm" not in response.text
         assert "entityForm" in self.page("/add/File").text
-
-
