@@ -1,12 +1,16 @@
 """Clients that hold eids find the current one, and are told when they write to a former one."""
 
+import re
+
 import pytest
-from cubicweb import Binary
+from cubicweb import Binary, Unauthorized
+from cubicweb.schema import ERQLExpression
+from documents import CHECKOUT
 from editing import BLUE, EditingTC
 
 from cubicweb_hasite.images import replacement
 
-pytest.importorskip("cubicweb_api")
+DOCUMENT = CHECKOUT / "docs" / "applications.md"
 
 
 class CurrentEidTC(EditingTC):
@@ -114,3 +118,20 @@ class CurrentEidTC(EditingTC):
         self.login()
         assert self.write("SET X", status=400).json["title"] != "UnknownEid"
         self.write("SET X nothing 'a' WHERE X eid %(x)s", x=self.current, status=400)
+
+    def test_look_up_in_rql(self) -> None:
+        """An application gives the permission that is documented."""
+        [expression] = re.findall(r'ERQLExpression\("(.*)"\)', DOCUMENT.read_text())
+        query = "Any C WHERE X former %(x)s, X current C"
+        given = self.schema["FormerEid"], {"read": ("managers", ERQLExpression(expression))}
+        for groups in (("managers", "guests"), ("managers",)):
+            of_images = self.schema["File"], {"read": groups}
+            with (
+                self.temporary_permissions(given, of_images),
+                self.new_access("anon").cnx() as cnx,
+            ):
+                if "guests" in groups:
+                    assert cnx.execute(query, {"x": self.former}).rows == [[self.current]]
+                else:
+                    with pytest.raises(Unauthorized):
+                        cnx.execute(query, {"x": self.former})
