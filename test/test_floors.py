@@ -21,7 +21,7 @@ FLOORS = (
     {"__init__"},
     {"ccplugin"},
     {"views", "pyramid", "commands", "entities", "replacement"},
-    {"hooks", "upstream"},
+    {"hooks", "rest_roles", "upstream"},
     {"images", "database"},
     {"monitoring"},
     {"responses"},
