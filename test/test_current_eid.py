@@ -6,7 +6,9 @@ import pytest
 from cubicweb import Binary, Unauthorized
 from cubicweb.schema import ERQLExpression
 from documents import CHECKOUT
-from editing import BLUE, EditingTC
+from editing import EditingTC
+from pictures import picture
+from pyramid.events import NewRequest
 
 from cubicweb_hasite.images import replacement
 
@@ -14,9 +16,20 @@ DOCUMENT = CHECKOUT / "docs" / "applications.md"
 
 
 class CurrentEidTC(EditingTC):
+    #: what another user edits before the query
+    replaced_meanwhile: int | None = None
+
     def includeme(self, config) -> None:
         super().includeme(config)
         config.include("cubicweb_api")
+        config.add_subscriber(self.before_cubicweb, NewRequest)
+
+    def before_cubicweb(self, _event: NewRequest) -> None:
+        """Called when our part has looked at the request, before cubicweb-api does."""
+        if self.replaced_meanwhile is not None:
+            eid, self.replaced_meanwhile = self.replaced_meanwhile, None
+            with self.admin_access.cnx() as cnx:
+                self.replace(cnx, eid)
 
     def setUp(self) -> None:
         super().setUp()
@@ -28,7 +41,7 @@ class CurrentEidTC(EditingTC):
 
     def replace(self, cnx, eid: int) -> int:
         replacement.track(cnx)
-        cnx.entity_from_eid(eid).cw_set(data=Binary(BLUE))
+        cnx.entity_from_eid(eid).cw_set(data=Binary(picture("blue", size=(eid % 50 + 1, 1))))
         cnx.commit()
         return replacement.current_eid(cnx, eid)
 
@@ -84,6 +97,20 @@ class CurrentEidTC(EditingTC):
                 assert answer.headers["Cache-Control"] == "no-store"
                 assert self.write("Any COUNT(X) WHERE X is IN (File, Tag)").json == before
 
+    def test_write_to_what_is_replaced_meanwhile(self) -> None:
+        self.login()
+        for query in (
+            "SET X title 'a' WHERE X eid %(x)s",
+            "INSERT Tag T: T name 'new', T tags X WHERE X eid %(x)s",
+        ):
+            with self.subTest(query):
+                former = self.current_eid(self.former)
+                self.replaced_meanwhile = former
+                answer = self.write(query, x=former, status=409)
+                current = self.current_eid(self.former)
+                assert current != former
+                assert answer.json["data"] == {"former": former, "current": current}
+
     def test_write_with_data(self) -> None:
         self.login()
         query = (
@@ -93,7 +120,7 @@ class CurrentEidTC(EditingTC):
             self.webapp.post(
                 "/api/v1/rql",
                 {"queries": query.replace("EID", str(eid))},
-                upload_files=[("other", "a.png", BLUE)],
+                upload_files=[("other", "a.png", b"data")],
                 headers={"X-Client-Name": "test"},
                 status=status,
             )

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import rql
 from cubicweb import UnknownEid, ValidationError
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from rql import nodes
+from rql import nodes, parse
+from rql._exceptions import RQLException
 from rql.stmts import Union
 
 from cubicweb_hasite.images import lookup, replacement
@@ -62,8 +62,8 @@ def _written(request: Request) -> Iterator[int]:
 
 def _eids(query: str, params: dict[str, Any]) -> Iterator[int]:
     try:
-        tree = rql.parse(query)
-    except rql.RQLException:
+        tree = parse(query, print_errors=False)
+    except RQLException:
         return
     if isinstance(tree, Union):  # it only reads
         return
