@@ -19,6 +19,7 @@ from cubicweb_hasite import names, options, parts, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
+from cubicweb_hasite.images import lookup
 from cubicweb_hasite.monitoring import metrics, port, routes
 from cubicweb_hasite.operations import draining
 
@@ -39,6 +40,7 @@ def includeme(config: Configurator) -> None:
     options.check(instance, parts.views(config.registry["cubicweb.registry"]))
     in_tests = instance.mode == "test"
     config.include(routes)
+    config.include(lookup)
     if not in_tests:  # CubicWeb's test cases hold connections of the stock pool
         draining.start(instance)
         config.add_subscriber(track_in_flight, ApplicationCreated)
@@ -68,6 +70,7 @@ def includeme(config: Configurator) -> None:
         )
     below: str | tuple[str, str] = pages.ABOVE_PAGES
     for tween in (
+        "cubicweb_hasite.images.api.tween_factory",
         "cubicweb_hasite.images.requests.tween_factory",
         "cubicweb_hasite.images.retries.tween_factory",
         "cubicweb_hasite.database.answers.lost_connection_tween_factory",

@@ -181,15 +181,22 @@ _making = threading.Lock()
 def purgers(config: CubicWebConfiguration) -> tuple[Purger, ...]:
     """Return the purgers of this process, one for each cache that the configuration lists.
 
+    There are none without a base URL, as when an instance is created: caches keep what they have
+    by the URLs of the site.
+
     :raises ConfigurationError: one of the URLs has the wrong format.
     """
-    urls = config.get("hasite-purge-urls")
+    urls, base_url = config.get("hasite-purge-urls"), config["base-url"]
     if not urls:
         return ()
-    key = (config["base-url"], *urls)
+    for url in urls:
+        options.cache_url(url)
+    if not base_url:
+        return ()
+    key = (base_url, *urls)
     with _making:
         if key not in _purgers:
-            _purgers[key] = tuple(Purger(url, config["base-url"]) for url in urls)
+            _purgers[key] = tuple(Purger(url, base_url) for url in urls)
             atexit.register(_end, _purgers[key])
         return _purgers[key]
 

@@ -9,7 +9,7 @@ This module uses the repository, not the web.
 """
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,6 +77,16 @@ def where(cnx: Connection, eid: int) -> int | None:
         {"eid": eid},
     ).fetchone()
     return row[0] if row else None
+
+
+def former_among(cnx: Connection, eids: Iterable[int]) -> list[int]:
+    """Return those of the eids that are former ones, by one query."""
+    known = ",".join(str(eid) for eid in set(eids) if eid <= MAX_EID) or "0"
+    cursor = cnx.system_sql(
+        f"SELECT {SQL_PREFIX}former FROM {SQL_PREFIX}FormerEid "
+        f"WHERE {SQL_PREFIX}former IN ({known}) ORDER BY 1"
+    )
+    return [row[0] for row in cursor.fetchall()]
 
 
 def last(cnx: Connection) -> datetime | None:

@@ -1,12 +1,11 @@
 """Requests for the URLs of entities: downloads, and redirects from former eids."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from datetime import datetime
 
 from cubicweb.entity import Entity
-from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
 from pyramid.httpexceptions import HTTPException
 from pyramid.registry import Registry
@@ -16,7 +15,7 @@ from pyramid.response import Response
 from cubicweb_hasite import paths, responses
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data, downloads, replacement, retries, urls
-from cubicweb_hasite.images.visibility import load_user, readable_entity
+from cubicweb_hasite.images.visibility import connections, readable_entity
 from cubicweb_hasite.monitoring import metrics
 
 log = logging.getLogger(__name__)
@@ -126,8 +125,8 @@ class _Visit:
     def _download(self, representation: urls.Representation) -> Response:
         entity = None
         try:
-            with closing(self._connections()) as connections:
-                for cnx, shared in connections:
+            with closing(connections(self.request)) as readers:
+                for cnx, shared in readers:
                     entity = readable_entity(cnx, self.url.eid)
                     if entity is not None:
                         response = self._send(entity, representation, shared)
@@ -185,8 +184,8 @@ class _Visit:
         current = self._where()
         if current is None:
             return None
-        with closing(self._connections()) as connections:
-            for cnx, shared in connections:
+        with closing(connections(self.request)) as readers:
+            for cnx, shared in readers:
                 if readable_entity(cnx, current) is not None:
                     return self._redirect(current, shared=shared)
         if self._where() != current:  # replaced again, or deleted
@@ -210,19 +209,3 @@ class _Visit:
             responses.without_cookies(self.request)
         metrics.count_redirect()
         return response
-
-    def _connections(self) -> Generator[tuple[Connection, bool], None, None]:
-        """Yield the connections by which the visitor may read, and if shared caches may store it.
-
-        What an anonymous visitor may read is answered to everybody alike, from his connection
-        and without a look at the session; only then comes the visitor's own.
-        """
-        if self.anonymous_eid is not None:
-            user, lang = tools.cached_build_user(self.repo, self.anonymous_eid)
-            connection = Connection(self.repo, user)
-            connection.lang = lang
-            with connection as cnx:
-                load_user(cnx, self.anonymous_eid)
-                yield cnx, True
-        if self.request.authenticated_userid:
-            yield self.request.cw_cnx, False

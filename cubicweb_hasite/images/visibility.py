@@ -1,12 +1,35 @@
 """What the user of a connection may read, by CubicWeb's permissions, at low cost."""
 
+from collections.abc import Generator
+
 from cubicweb import UnknownEid
 from cubicweb.entities.authobjs import user_session_cache_key
 from cubicweb.entity import Entity
+from cubicweb.pyramid import tools
 from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
+from pyramid.request import Request
 
 from cubicweb_hasite.images import data, replacement
+
+
+def connections(request: Request) -> Generator[tuple[Connection, bool], None, None]:
+    """Yield the connections by which a visitor may read, and if shared caches may store it.
+
+    What an anonymous visitor may read is answered to everybody alike, from his connection and
+    without a look at the session; only then comes the visitor's own.
+    """
+    repo = request.registry["cubicweb.repository"]
+    anonymous_eid = request.registry.get("cubicweb.anonymous_eid")
+    if anonymous_eid is not None:
+        user, lang = tools.cached_build_user(repo, anonymous_eid)
+        connection = Connection(repo, user)
+        connection.lang = lang
+        with connection as cnx:
+            load_user(cnx, anonymous_eid)
+            yield cnx, True
+    if request.authenticated_userid:
+        yield request.cw_cnx, False
 
 
 def load_user(cnx: Connection, eid: int) -> None:
