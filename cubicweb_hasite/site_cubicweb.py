@@ -52,6 +52,18 @@ options = (
         },
     ),
     (
+        "hasite-edit-by-get",
+        {
+            "type": "yn",
+            "default": False,
+            "help": "let GET requests edit, as CubicWeb does, although it checks no CSRF token of "
+            "theirs: a link on any site is then enough to edit in the name of a visitor. Only for "
+            "an application that needs it.",
+            "group": "hasite",
+            "level": 3,
+        },
+    ),
+    (
         "hasite-probe-deadline",
         {
             "type": "float",

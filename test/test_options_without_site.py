@@ -15,6 +15,7 @@ VALUES = {
     "hasite-image-max-age": 60,
     "hasite-page-max-age": "index:10,primary:30",
     "hasite-replace-always": "yes",
+    "hasite-edit-by-get": "yes",
     "hasite-probe-deadline": 5.0,
     "hasite-pool-timeout": 5.0,
     "hasite-speed-ups": "no",
@@ -45,11 +46,13 @@ def test_commands(
 ) -> None:
     """An instance is created, edited and upgraded; caches are told nothing."""
     assert set(VALUES) == {name for name, _definition in site_cubicweb.options}
-    instance = Instance(server_directory("instance"), ["hasite"], new_database(), options=VALUES)
+    instance = Instance(
+        server_directory("instance"), ["hasite", "file"], new_database(), options=VALUES
+    )
     instance.create()
     assert "replaced 1 times" in instance.shell(EDIT)
     instance.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=n", instance.name)
-    wrong = Instance(instance.directory, ["hasite"], instance.database)
+    wrong = Instance(instance.directory, ["hasite", "file"], instance.database)
     wrong.options["hasite-purge-urls"] = "10.0.0.1:3128"
     with pytest.raises(RuntimeError, match=r"option hasite-purge-urls is '10\.0\.0\.1:3128'"):
         wrong.shell("")

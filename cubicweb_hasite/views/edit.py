@@ -14,6 +14,7 @@ from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
 from cubicweb_hasite.upstream_web import settle_failed_edit
+from cubicweb_hasite.views import safe_methods
 
 
 class EditController(editcontroller.EditController):
@@ -25,6 +26,8 @@ class EditController(editcontroller.EditController):
     _replaced: dict[int, int | None] | None = None
 
     def publish(self, rset: ResultSet | None = None) -> Any:
+        if not safe_methods.has_token(self._cw):
+            return safe_methods.refuse(self._cw)
         unavailable = tuple(unavailability(self._cw.cnx.repo.system_source))
         try:
             return super().publish(rset)
