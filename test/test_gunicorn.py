@@ -17,12 +17,23 @@ from servers.haproxy import HAProxy
 from servers.instance import CUBICWEB_CTL, GUNICORN, Instance, Process, application
 from servers.load import RATE, Load
 from servers.postgresql import PostgreSQL
+from servers.squid import Squid
 from servers.support import free_port, listens, wait_until
 from servers.visitor import Visitor
 from test_health import ENDPOINTS
 
 THREADS = 4
 _ESTABLISHED = "01"  # in /proc/net/tcp
+
+#: a cache that takes 120 ms for each purge
+SLOW_PURGES = """\
+external_acl_type slow ttl=0 negative_ttl=0 cache=0 children-max=1 children-startup=1 %URI \
+    /bin/sh -c "while read uri; do sleep 0.12; echo OK; done"
+acl slow external slow
+acl PURGE method PURGE
+http_access allow PURGE localhost slow
+http_access deny PURGE
+"""
 
 each_server = pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
 
@@ -183,6 +194,34 @@ def test_death_of_the_master(site: Instance, server: str) -> None:
         wait_until(lambda: not listens(process.port), "end of the worker")
         process.start()
         assert Visitor(process.url).get().status_code == 200
+
+
+@each_server
+def test_edits_just_before_the_end(
+    instance: Instance, server_directory: Callable[[str], Path], server: str
+) -> None:
+    """It ends when the cache has got their purges."""
+    port = free_port()
+    squid = Squid(server_directory("squid"), port, SLOW_PURGES)
+    options = {"base_url": squid.url, "hasite_purge_urls": squid.url, server: True}
+    process = instance.process(port, **options)
+    with process, squid:
+        admin = Visitor(squid.url)
+        admin.login()
+        images = [upload(admin, "a") for _ in range(3)]
+        urls = [f"file/{eid}/raw/a.png" for eid in images]
+        visitor = Visitor(squid.url)
+        for url in urls:
+            assert [visitor.get(url).content for _ in range(2)] == [picture("red")] * 2
+        for eid in images:
+            file = ("a.png", picture("blue"), "image/png")
+            assert admin.edit(eid, "File", files={"data": file}).status_code == 303
+        before = squid.access_log.count(" PURGE ")
+        process.stop()
+        assert squid.access_log.count(" PURGE ") > before + len(images)  # they had to wait
+        process.start()
+        for url in urls:
+            assert visitor.get(url, allow_redirects=True).content == picture("blue")
 
 
 #: how each ends when the database is not there, and when it is not upgraded

@@ -78,12 +78,13 @@ def test_asked_target(target: str, asked: tuple[str, str] | None) -> None:
         assert asked_target({name: target, "PATH_INFO": "/decoded"}) == asked
 
 
-@pytest.fixture(scope="module", params=["waitress", "gunicorn"])
+@pytest.fixture(scope="module", params=["waitress", "gunicorn", "uwsgi"])
 def running(request: pytest.FixtureRequest, instance: Instance) -> Iterator[Process]:
     """A process of the instance, which takes another URL for its own."""
     with instance.process(
         base_url="http://www.example.org/",
         gunicorn=request.param == "gunicorn",
+        uwsgi=request.param == "uwsgi",
         hasite_page_max_age="index:60",
     ) as process:
         yield process
