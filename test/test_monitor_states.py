@@ -384,14 +384,15 @@ def test_versions_differ(site: Site, process: Process) -> None:
 
 
 def test_cubes_on_one_side_only(site: Site, process: Process) -> None:
-    site.sql("UPDATE cw_cwproperty SET cw_pkey = 'x.gone' WHERE cw_pkey = 'system.version.file'")
+    # which cubicweb-file depends on
+    site.sql("UPDATE cw_cwproperty SET cw_pkey = 'x.gone' WHERE cw_pkey = 'system.version.web'")
     site.sql("UPDATE cw_cwproperty SET cw_pkey = 'system.version.gone' WHERE cw_pkey = 'x.gone'")
     try:
-        text = r"ServiceKO : FS config .*file: [\d.]+ \| gone: \? .* != DB config .*file: \? .*"
+        text = r"ServiceKO : FS config .*gone: \? .*web: [\d.]+ != DB config .*gone: .*web: \?"
         check(process, table((200, OK), (503, text)))
     finally:
         site.sql(
-            "UPDATE cw_cwproperty SET cw_pkey = 'system.version.file' "
+            "UPDATE cw_cwproperty SET cw_pkey = 'system.version.web' "
             "WHERE cw_pkey = 'system.version.gone'"
         )
     check(process, ORDINARY)
