@@ -207,7 +207,6 @@ def test_full_disk(folder: SiteFolder) -> None:
     assert result.returncode == 1, result.stdout + result.stderr
     first, second = result.stdout.split("goes on")
     assert re.search(r"^copy: pg_dump failed .* is full$", first, re.M), first
-    assert "No space left on device" in first
     assert "copy: done" in second
     assert verdict(folder) in PASSED
     assert "is full" in report(folder)
