@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from unittest.mock import patch
 
 import backend
 from cubicweb import Binary, UnknownEid, ValidationError
@@ -270,9 +269,8 @@ class RandomGraphsTC(EditingTC):
         super().setUp()
         # CubicWeb copies owners along a chain of composites in the order of a set, by which the
         # last link gets them or not: that depends on the eids
-        in_order = patch.object(SyncOwnersOp, "containercls", list)
-        in_order.start()
-        self.addCleanup(in_order.stop)
+        self.addCleanup(setattr, SyncOwnersOp, "containercls", SyncOwnersOp.containercls)
+        SyncOwnersOp.containercls = list
         with self.admin_access.cnx() as cnx:
             self.create_user(cnx, "alice", ("users",))
             cnx.commit()

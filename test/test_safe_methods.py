@@ -77,6 +77,7 @@ def test_functions_for_scripts(editor: Visitor) -> None:
     [[admin]] = editor.get("view", params=query).json()
     calls = [
         call("validate_form", "apply", [*fields], [*fields.values()]),
+        call("rename_album", eid, "after"),
         call("add_relation", "owned_by", eid, admin),
         call("delete_relation", "owned_by", eid, admin),
     ]

@@ -6,9 +6,7 @@ hidden there, as if they were not installed.
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import requests
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database
+from servers.squid import Squid
 from servers.support import free_port, wait_until
 from servers.visitor import Visitor
 
@@ -27,6 +26,8 @@ HIDDEN = Path(__file__).with_name("without_web")
 SITES = Path(__file__).with_name("sites")
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 PUBLIC = "public, max-age=3600"
+#: for Squid's configuration
+PURGES = "acl PURGE method PURGE\nhttp_access allow PURGE localhost\nhttp_access deny PURGE\n"
 
 
 class WithoutWeb(Instance):
@@ -34,28 +35,6 @@ class WithoutWeb(Instance):
 
     def environ(self, options: dict[str, object] | None = None) -> dict[str, str]:
         return super().environ(options) | {"PYTHONPATH": str(HIDDEN)}
-
-
-class Cache(ThreadingHTTPServer):
-    """What caches are asked to forget."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Purged)
-        self.purged: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Purged(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_PURGE(self) -> None:
-        self.server.purged.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_args: object) -> None:
-        pass
 
 
 class Client(Visitor):
@@ -100,10 +79,9 @@ class Client(Visitor):
 
 
 @pytest.fixture(scope="module")
-def cache() -> Iterator[Cache]:
-    with Cache() as cache:
-        yield cache
-        cache.shutdown()
+def cache(server_directory: Callable[[str], Path]) -> Squid:
+    """A cache in front of the process, which takes purges, and is started after it."""
+    return Squid(server_directory("squid"), free_port(), PURGES)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +105,16 @@ def site(
 
 
 @pytest.fixture(scope="module")
-def process(site: WithoutWeb, cache: Cache, management_port: int) -> Iterator[Process]:
-    with site.process(
+def process(site: WithoutWeb, cache: Squid, management_port: int) -> Iterator[Process]:
+    process = site.process(
+        cache.origin_port,
+        base_url=cache.url,
         hasite_replace_always="yes",
-        hasite_purge_urls=f"http://127.0.0.1:{cache.server_port}/",
+        hasite_purge_urls=cache.url,
         hasite_management_port=management_port,
         connections_pool_max_size=4,
-    ) as process:
+    )
+    with process, cache:
         yield process
 
 
@@ -207,9 +188,14 @@ def test_media_type_as_meant(client: Client, visitor: Client) -> None:
     assert response.headers["Cache-Control"] == PUBLIC
 
 
-def test_replacement(client: Client, visitor: Client, cache: Cache) -> None:
+def test_replacement(client: Client, visitor: Client, cache: Squid) -> None:
     """The new eid has everything that the image had; former URLs lead to it."""
     first = client.create(RED)
+    behind = Visitor(cache.url)
+    kept = [f"/{first}/download", f"/image/{first}/download"]
+    for url in kept:
+        assert [behind.get(url).content for _ in range(2)] == [RED, RED]
+        assert "HIT" in behind.get(url).headers["X-Cache"]
     [[album]] = client.rql("INSERT Album A: A name 'a', A shows X WHERE X eid %(x)s", x=first)
     second = client.replace(first, BLUE)
     third = client.replace(second, GREEN)
@@ -227,9 +213,9 @@ def test_replacement(client: Client, visitor: Client, cache: Cache) -> None:
             allow_redirects=True,
         )
         assert binary.content == GREEN
-        wanted = {f"/{former}/download", f"/image/{former}/download"}
-        wait_until(lambda wanted=wanted: wanted <= set(cache.purged), "purges", timeout=5)
     assert visitor.get(f"/{third}/download").content == GREEN
+    for url in kept:
+        wait_until(lambda url=url: behind.get(url).status_code == 301, "the purge", timeout=5)
 
 
 def test_page_of_an_entity(client: Client, visitor: Client) -> None:

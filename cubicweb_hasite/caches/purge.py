@@ -189,9 +189,9 @@ def purgers(config: CubicWebConfiguration) -> tuple[Purger, ...]:
     urls, base_url = config.get("hasite-purge-urls"), config["base-url"]
     if not urls:
         return ()
-    for url in urls:
-        options.cache_url(url)
     if not base_url:
+        for url in urls:
+            options.cache_url(url)
         return ()
     key = (base_url, *urls)
     with _making:

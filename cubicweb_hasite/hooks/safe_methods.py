@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from cubicweb import Unauthorized
 from cubicweb.server import hook
@@ -9,22 +10,23 @@ from cubicweb.server.session import Connection
 
 from cubicweb_hasite.hooks import CATEGORY
 
-_READ_ONLY = "hasite_read_only"
+#: the connection that may only read, and the changes that were refused. Not in `transaction_data`,
+#: which is emptied by a commit.
+_reading: ContextVar[tuple[Connection, list[str]] | None] = ContextVar("reading", default=None)
 
 
 @contextmanager
-def read_only(cnx: Connection) -> Iterator[None]:
-    """Let each change of an entity or a relation raise :class:`Unauthorized` in this block."""
-    cnx.transaction_data[_READ_ONLY] = False
+def read_only(cnx: Connection) -> Iterator[list[str]]:
+    """Let each change by a connection raise :class:`Unauthorized` in this block.
+
+    It yields a list, to which the changes are added that were refused.
+    """
+    refused: list[str] = []
+    token = _reading.set((cnx, refused))
     try:
-        yield
+        yield refused
     finally:
-        cnx.transaction_data.pop(_READ_ONLY, None)
-
-
-def changed(cnx: Connection) -> bool:
-    """Return whether a change was refused in the block, so far."""
-    return bool(cnx.transaction_data.get(_READ_ONLY))
+        _reading.reset(token)
 
 
 class RefuseChangeHook(hook.Hook):
@@ -42,6 +44,7 @@ class RefuseChangeHook(hook.Hook):
     order = -200  # before what other hooks would do
 
     def __call__(self) -> None:
-        if _READ_ONLY in self._cw.transaction_data:
-            self._cw.transaction_data[_READ_ONLY] = True
+        reading = _reading.get()
+        if reading is not None and reading[0] is self._cw:
+            reading[1].append(self.event)
             raise Unauthorized("not by GET")

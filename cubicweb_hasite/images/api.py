@@ -16,14 +16,15 @@ from pyramid.request import Request
 from pyramid.response import Response
 from rql import nodes, parse
 from rql._exceptions import RQLException
-from rql.stmts import Union
 
-from cubicweb_hasite.images import lookup, replacement
+from cubicweb_hasite.images import lookup, replacement, urls
 
 Handler = Callable[[Request], Response]
 
-#: how the path of cubicweb-api's queries ends; what comes before is an option of it
-_PATH = re.compile(r"/v[0-9]+/rql$")
+_PATH = re.compile(f"{urls.API}rql$")
+#: how queries begin that write
+_WRITES = re.compile(r"\s*(insert|set|delete)\b", re.IGNORECASE)
+_EID = re.compile("[0-9]{1,10}")
 _FOREIGN_KEY_VIOLATION = "23503"  # PostgreSQL's error code
 
 
@@ -61,18 +62,18 @@ def _written(request: Request) -> Iterator[int]:
 
 
 def _eids(query: str, params: dict[str, Any]) -> Iterator[int]:
+    if not _WRITES.match(query):
+        return
     try:
         tree = parse(query, print_errors=False)
     except RQLException:
-        return
-    if isinstance(tree, Union):  # it only reads
         return
     for relation in tree.iget_nodes(nodes.Relation):
         if relation.r_type != "eid":
             continue
         for constant in relation.children[1].iget_nodes(nodes.Constant):
             value = params.get(constant.value) if constant.type == "Substitute" else constant.value
-            if isinstance(value, int | str) and re.fullmatch("[0-9]{1,10}", str(value)):
+            if isinstance(value, int | str) and _EID.fullmatch(str(value)):
                 yield int(value)
 
 
@@ -120,5 +121,5 @@ def _explain(request: Request, error: Exception, eids: list[int]) -> Response | 
 
 def _numbers(values: Any) -> Iterator[int]:
     for value in values:
-        if re.fullmatch("[0-9]{1,10}", str(value)):
+        if _EID.fullmatch(str(value)):
             yield int(value)

@@ -106,19 +106,14 @@ class _Visit:
             response = self.handler(self.request)
         except Exception as error:  # of many types, where a row is missing
             after = self._version()
-            if after is None:
-                return self._elsewhere() or responses.refuse(404)
-            if after != before and not isinstance(error, HTTPException):
+            if after is None or (after != before and not isinstance(error, HTTPException)):
                 raise data.Changed(self.url.eid) from error
             raise
         # what has nothing to show may be shown with success: that nothing is found
         if response.status_code == 200 and not self.url.fails_if_gone:
             return response
         after = self._version(self.request.cw_cnx)
-        if after is None:
-            gone = responses.refuse(404) if self.url.fails_if_gone else response
-            return self._elsewhere() or gone
-        if after != before and response.status_code not in _SUCCESSFUL:
+        if after is None or (after != before and response.status_code not in _SUCCESSFUL):
             raise data.Changed(self.url.eid)
         return response
 

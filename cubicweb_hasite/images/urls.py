@@ -22,8 +22,9 @@ _BY_VID: dict[str, Representation] = {"download": "download", "thumbnail": "thum
 # Both are matched against the raw query string, so that the rest of it stays as it came.
 _EID_PARAMETER = re.compile(r"(?:^|&)eid=([^&]*)(?=&|$)")
 _EID_IN_RQL = re.compile(r"(?:^|&)rql=[^&]*(?:%20|\+)(?i:eid)(?:%20|\+)([0-9]+)\b")
-# cubicweb-api's route for data, below the path that an application gives it
-_API = "/binary"
+#: how the paths of cubicweb-api begin, below the one that an application gives it
+API = "/v[0-9]+/"
+_API_DATA = re.compile(f"{API}binary$")
 _DIGITS = re.compile(r"[0-9]+")
 _EID_ALONE = re.compile(r"any x where x eid [0-9]+", re.IGNORECASE)
 
@@ -82,7 +83,7 @@ def entity_url(request: Request, pattern: re.Pattern[str]) -> EntityURL | None:
     ):
         etype, representation = None, _BY_VID.get(vid)
         # cubicweb-api answers clearly itself, with what its clients expect
-        fails_if_gone = not request.path.endswith(_API)
+        fails_if_gone = not _API_DATA.search(request.path)
         span = _in_query(request, match)
     elif match := _EID_IN_RQL.search(request.query_string):
         fails_if_gone = _EID_ALONE.fullmatch(request.GET["rql"]) is not None

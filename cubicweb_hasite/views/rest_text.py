@@ -8,6 +8,6 @@ from cubicweb.cwvreg import CWRegistryStore
 def registration_callback(vreg: CWRegistryStore) -> None:
     """Replace CubicWeb's roles, which it has where docutils is installed."""
     if find_spec("docutils"):
-        from cubicweb_hasite import rest_roles
+        from cubicweb_hasite import rest_roles_web
 
-        rest_roles.register()
+        rest_roles_web.register()

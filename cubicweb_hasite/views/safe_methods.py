@@ -51,14 +51,13 @@ class AjaxController(ajaxcontroller.AjaxController):
     def publish(self, rset: ResultSet | None = None) -> Any:
         if has_token(self._cw):
             return super().publish(rset)
-        cnx = self._cw.cnx
-        with safe_methods.read_only(cnx):
+        with safe_methods.read_only(self._cw.cnx) as refused:
             try:
                 answer = super().publish(rset)
             except Exception:
-                if not safe_methods.changed(cnx):
+                if not refused:
                     raise
-            if not safe_methods.changed(cnx):
-                return answer
-        cnx.rollback()
+        if not refused:
+            return answer
+        self._cw.cnx.rollback()
         return refuse(self._cw)

@@ -45,6 +45,7 @@ class Squid(Proxy):
 
     def __init__(self, directory: Path, origin_port: int, extra: str = "") -> None:
         super().__init__(directory, "squid.conf", "cache.log")
+        self.origin_port = origin_port
         self._account = system_user("proxy")
         self._configuration = extra + _CONFIGURATION.format(
             port=self.port, origin_port=origin_port, directory=directory

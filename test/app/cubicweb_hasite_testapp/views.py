@@ -3,6 +3,7 @@
 from cubicweb.predicates import authenticated_user
 from cubicweb_web.view import View
 from cubicweb_web.views import uicfg
+from cubicweb_web.views.ajaxcontroller import ajaxfunc
 from logilab.common.registry import yes
 
 uicfg.autoform_section.tag_subject_of(("Article", "cover", "File"), "main", "inlined")
@@ -80,3 +81,10 @@ class Guarded(_Page):
 
     def call(self) -> None:
         self.w("for users")
+
+
+@ajaxfunc
+def rename_album(self, eid: int, name: str) -> None:
+    """Rename an album, in a second transaction."""
+    self._cw.cnx.commit()
+    self._cw.entity_from_eid(eid).cw_set(name=name)
