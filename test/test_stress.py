@@ -2,7 +2,7 @@
 
 Afterwards nothing is lost, doubled or dangling, and nothing but documented refusals was answered.
 `STRESS_SECONDS` says for how long they do it, 20 by default. Nor does a visitor who looks at an
-image while it is edited see an error: `STRESS_REQUESTS` says how often, 5,000 by default.
+image while it is edited see an error: `STRESS_REQUESTS` says how often, 3,000 by default.
 """
 
 import json
@@ -22,11 +22,12 @@ from image_visits import Visits
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database
+from servers.s3 import ObjectStore
 from servers.support import wait_until
 from servers.visitor import Visitor, validation
 
 SECONDS = float(os.environ.get("STRESS_SECONDS", "20"))
-REQUESTS = int(os.environ.get("STRESS_REQUESTS", "5000"))
+REQUESTS = int(os.environ.get("STRESS_REQUESTS", "3000"))
 SEED = int(os.environ.get("STRESS_SEED", "1"))
 IMAGES = 10
 THREADS = 4  # per process
@@ -237,20 +238,25 @@ print("said:", json.dumps(outcomes))
 
 
 @pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one writer at a time")
-@pytest.mark.parametrize("storage", ["database", "files"])
+@pytest.mark.parametrize("storage", ["database", "files", "objects"])
 def test_visits_during_edits(
     storage: str,
     server_directory: Callable[[str], Path],
     new_database: Callable[[], Database],
+    request: pytest.FixtureRequest,
 ) -> None:
     """Whoever looks at an image, by whatever URL, sees it, or is led to it."""
     options: dict[str, object] = {}
+    cubes = ["hasite_testapp", "api"]
     if storage == "files":
         files = server_directory("files")
         files.mkdir()
         options["testapp-files-directory"] = str(files)
+    elif storage == "objects":
+        cubes.append("s3storage")
+        options["testapp-bucket"] = request.getfixturevalue("object_store").bucket
     directory = server_directory("instance")
-    instance = Instance(directory, ["hasite_testapp", "api"], new_database(), options=options)
+    instance = Instance(directory, cubes, new_database(), options=options)
     instance.create()
     pictures = [picture(colour) for colour in ("red", "green", "blue", "black")]
     eids = _run_script(instance, "populate", _POPULATE, PICTURE=pictures[0], IMAGES=5)
@@ -270,6 +276,16 @@ def test_visits_during_edits(
             stop.touch()
         print(f"{storage}: {visits.summary()}; edits: {edits.result()}")
         assert not visits.wrong, visits.summary()
+
+
+@pytest.fixture
+def object_store(
+    server_directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStore]:
+    with ObjectStore(server_directory("objects")) as store:
+        for name, value in store.environ.items():
+            monkeypatch.setenv(name, value)
+        yield store
 
 
 @pytest.fixture

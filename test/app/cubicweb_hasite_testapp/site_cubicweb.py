@@ -11,4 +11,14 @@ options = (
             "level": 3,
         },
     ),
+    (
+        "testapp-bucket",
+        {
+            "type": "string",
+            "default": "",
+            "help": "the bucket where the data of files is kept; the instance has s3storage then",
+            "group": "testapp",
+            "level": 3,
+        },
+    ),
 )
