@@ -35,9 +35,11 @@ package:
 
 .PHONY: peers
 
-# The tests of CubicWeb's own packages, without and with the cube: `make peers ARGS=cubicweb-file`
+# The tests of CubicWeb's own packages, and the pages, edits and API of an application, without and
+# with the cube: `make peers ARGS=cubicweb-file` for the tests of one alone
 peers:
 	tools/peers $(ARGS)
+	$(if $(ARGS),,tools/intranet)
 
 .PHONY: bench
 

@@ -29,6 +29,12 @@ def read_only(cnx: Connection) -> Iterator[list[str]]:
         _reading.reset(token)
 
 
+def is_read_only(cnx: Connection) -> bool:
+    """Return whether a connection is in a :func:`read_only` block."""
+    reading = _reading.get()
+    return reading is not None and reading[0] is cnx
+
+
 class RefuseChangeHook(hook.Hook):
     """Refuse all changes in a :func:`read_only` block."""
 
@@ -45,6 +51,6 @@ class RefuseChangeHook(hook.Hook):
 
     def __call__(self) -> None:
         reading = _reading.get()
-        if reading is not None and reading[0] is self._cw:
+        if reading is not None and is_read_only(self._cw):
             reading[1].append(self.event)
             raise Unauthorized("not by GET")

@@ -1,33 +1,34 @@
-"""The edit controller: an image whose data is edited in a form gets a new eid."""
+"""The edit controllers: an image whose data is edited in a form gets a new eid.
+
+An application may have edit controllers of its own, which CubicWeb selects in place of its own.
+So each of them gets a subclass that does this too.
+"""
 
 import re
 from typing import Any
 
-from cubicweb import UnknownEid, ValidationError
+from cubicweb import CW_EVENT_MANAGER, UnknownEid, ValidationError
+from cubicweb.cwvreg import CWRegistryStore
 from cubicweb.entity import Entity
 from cubicweb.rset import ResultSet
 from cubicweb_web.controller import NAV_FORM_PARAMETERS
 from cubicweb_web.views import editcontroller
-from logilab.common.registry import yes
 
 from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
 from cubicweb_hasite.upstream_web import settle_failed_edit
-from cubicweb_hasite.views import safe_methods
 
 
-class EditController(editcontroller.EditController):
-    """CubicWeb's edit controller, with replacement of entities whose immutable data is edited."""
+class ReplacingController(editcontroller.EditController):
+    """An edit controller that replaces entities whose immutable data is edited."""
 
-    __select__ = editcontroller.EditController.__select__ & yes()
+    __abstract__ = True
 
     _edited_entity: Entity | None = None
     _replaced: dict[int, int | None] | None = None
 
     def publish(self, rset: ResultSet | None = None) -> Any:
-        if not safe_methods.has_token(self._cw):
-            return safe_methods.refuse(self._cw)
         unavailable = tuple(unavailability(self._cw.cnx.repo.system_source))
         try:
             return super().publish(rset)
@@ -121,6 +122,26 @@ class EditController(editcontroller.EditController):
         self._edited_entity = self._cw.entity_from_eid(eid)
         for parameter in (*NAV_FORM_PARAMETERS, "__onsuccess"):
             self._cw.form.pop(parameter, None)
+
+
+def extend_controllers(vreg: CWRegistryStore) -> None:
+    """Let the edit controllers of the application, and CubicWeb's own, replace entities."""
+    for controller in list(vreg["controllers"].get("edit", ())):
+        extends = issubclass(controller, editcontroller.EditController)
+        if not extends or issubclass(controller, ReplacingController):
+            continue
+        names = {
+            "__doc__": controller.__doc__,
+            "__module__": controller.__module__,
+            "__select__": controller.__select__,
+        }
+        extended = type(controller.__name__, (ReplacingController, controller), names)
+        vreg.register_and_replace(extended, controller)
+
+
+def registration_callback(vreg: CWRegistryStore) -> None:
+    """Extend the controllers when all modules of the application are loaded."""
+    CW_EVENT_MANAGER.bind("after-registry-reload", extend_controllers, vreg)
 
 
 def _eid(value: str) -> int | None:

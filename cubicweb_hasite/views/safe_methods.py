@@ -7,9 +7,9 @@ browsers send the cookie when a link is followed (`SameSite=Lax`).
 from typing import Any
 
 from cubicweb.rset import ResultSet
+from cubicweb_web.controller import Controller
 from cubicweb_web.request import CubicWebRequestBase
-from cubicweb_web.views import ajaxcontroller, basecontrollers
-from logilab.common.registry import yes
+from logilab.common.registry import objectify_predicate
 
 from cubicweb_hasite.caches.policy import NO_STORE
 from cubicweb_hasite.hooks import safe_methods
@@ -34,30 +34,46 @@ def refuse(req: CubicWebRequestBase) -> bytes:
     return b"405 Method Not Allowed: only POST edits\n"
 
 
-class FormValidatorController(basecontrollers.FormValidatorController):
-    """CubicWeb's controller of forms, for POST."""
+@objectify_predicate
+def may_not_edit(_cls: type, req: CubicWebRequestBase, **_kwargs: object) -> int:
+    """Select, before what an application has, if :func:`has_token` says no."""
+    return 0 if has_token(req) or safe_methods.is_read_only(req.cnx) else 1000
 
-    __select__ = basecontrollers.FormValidatorController.__select__ & yes()
+
+class RefuseEdit(Controller):
+    """Refuses forms by another method than POST, whichever controller the application has."""
+
+    __regid__ = "edit"
+    __select__ = may_not_edit()
+
+    def publish(self, rset: ResultSet | None = None) -> bytes:
+        """Refuse."""
+        return refuse(self._cw)
+
+
+class RefuseValidation(RefuseEdit):
+    """Refuses the forms that scripts send."""
+
+    __regid__ = "validateform"
+
+
+class ReadingAjaxController(Controller):
+    """Lets functions for scripts read by GET, and refuses those that change something."""
+
+    __regid__ = "ajax"
+    __select__ = may_not_edit()
 
     def publish(self, rset: ResultSet | None = None) -> Any:
-        return super().publish(rset) if has_token(self._cw) else refuse(self._cw)
-
-
-class AjaxController(ajaxcontroller.AjaxController):
-    """CubicWeb's controller of functions for scripts: by GET they may read."""
-
-    __select__ = ajaxcontroller.AjaxController.__select__ & yes()
-
-    def publish(self, rset: ResultSet | None = None) -> Any:
-        if has_token(self._cw):
-            return super().publish(rset)
-        with safe_methods.read_only(self._cw.cnx) as refused:
+        """Call the application's controller where nothing can be changed."""
+        req = self._cw
+        with safe_methods.read_only(req.cnx) as refused:
             try:
-                answer = super().publish(rset)
+                controller = req.vreg["controllers"].select("ajax", req, appli=self.appli)
+                answer = controller.publish(rset)
             except Exception:
                 if not refused:
                     raise
         if not refused:
             return answer
-        self._cw.cnx.rollback()
-        return refuse(self._cw)
+        req.cnx.rollback()
+        return refuse(req)

@@ -21,4 +21,14 @@ options = (
             "level": 3,
         },
     ),
+    (
+        "testapp-own-controllers",
+        {
+            "type": "yn",
+            "default": False,
+            "help": "whether the application has controllers and views in place of CubicWeb's",
+            "group": "testapp",
+            "level": 3,
+        },
+    ),
 )
