@@ -146,6 +146,12 @@ class CurrentEidTC(EditingTC):
         assert self.write("SET X", status=400).json["title"] != "UnknownEid"
         self.write("SET X nothing 'a' WHERE X eid %(x)s", x=self.current, status=400)
 
+    def test_error_of_an_entity_that_is_being_created(self) -> None:
+        """It is the error of the entity: its eid is gone with the transaction."""
+        self.login()
+        query = "INSERT CWUser U: U login 'nobody', U upassword 'long enough'"
+        assert self.write(query, status=400).json["title"] == "ValidationError"
+
     def test_look_up_in_rql(self) -> None:
         """An application gives the permission that is documented."""
         [expression] = re.findall(r'ERQLExpression\("(.*)"\)', DOCUMENT.read_text())

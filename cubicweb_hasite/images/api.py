@@ -103,7 +103,8 @@ def _explain(request: Request, error: Exception, eids: list[int]) -> Response | 
     if isinstance(error, UnknownEid):
         gone = [*_numbers(error.args), *eids]
     elif isinstance(error, ValidationError):
-        gone = list(_numbers([error.entity]))
+        # not an entity that the queries create: nobody knows its eid
+        gone = [eid for eid in _numbers([error.entity]) if eid in eids]
     elif getattr(error, "pgcode", None) == _FOREIGN_KEY_VIOLATION:
         gone = eids
     else:
