@@ -15,6 +15,8 @@ from documents import CHECKOUT
 from purging import CachesTC
 
 from cubicweb_hasite.caches import page_urls, purge
+from cubicweb_hasite.database import pool
+from cubicweb_hasite.database.connection import NoConnection
 from cubicweb_hasite.entities import CachedPagesAdapter
 from cubicweb_hasite.hooks import page_adapters
 
@@ -379,6 +381,10 @@ def refused_by_the_schema(cnx: Connection) -> None:
     cnx.execute("INSERT Blog B: B title %(t)s", {"t": "x" * 300})
 
 
+def lost_connection(cnx: Connection) -> None:
+    cnx.system_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
 FAILURES = [sql_error, refused_by_the_schema]
 if backend.POSTGRES:
     FAILURES += [sql_error_in_rql, cancelled, ignored_error]
@@ -413,6 +419,51 @@ class FailingAdapterTC(PagesTC):
                 assert self.titles() == [fail.__name__] * 2
                 [message] = self.errors.messages
                 assert "test_cached_pages.FailingPages fails for Blog" in message
+
+    @pytest.mark.skipif(not backend.POSTGRES, reason="SQLite's connections are not replaced")
+    def test_connection_that_heals(self) -> None:
+        """The same with the connections of an instance that serves visitors."""
+        for fail in FAILURES:
+            FailingPages.fail = fail
+            with (
+                self.subTest(fail.__name__),
+                self.temporary_appobjects(FailingPages),
+                self.healing_connection() as cnx,
+            ):
+                self.edit_both(fail.__name__)(cnx)
+                cnx.commit()
+                assert not cnx.cnxset.failed
+            assert self.titles() == [fail.__name__] * 2
+
+    @pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has no connection to lose")
+    def test_lost_connection(self) -> None:
+        """Nothing is saved, and the edit fails, if the connection is lost in an adapter."""
+        FailingPages.fail = lost_connection
+        source = self.repo.system_source
+        for connect in (self.healing_connection, self.admin_access.cnx):
+            with (
+                self.subTest(connect.__name__),
+                self.temporary_appobjects(FailingPages),
+                connect() as cnx,
+            ):
+                with pytest.raises((source.DbapiError, NoConnection)):
+                    self.edit_both("lost")(cnx)
+                cnx.rollback()
+            assert self.titles() == ["first", "second"]
+
+    @contextmanager
+    def healing_connection(self) -> Iterator[Connection]:
+        """A connection as `heal_connections` gives to an instance that serves visitors."""
+        source = self.repo.system_source
+        with self.admin_access.cnx() as cnx:
+            stock, cnx.cnxset = cnx.cnxset, pool._Unpooled(source).get()
+            source.doexec = pool._watched(source, source.doexec)
+            try:
+                yield cnx
+            finally:
+                del source.doexec
+                cnx.cnxset.close(True)
+                cnx.cnxset = stock
 
     def test_selector(self) -> None:
         """A selector may run queries and fail too."""
