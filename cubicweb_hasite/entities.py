@@ -61,9 +61,9 @@ class CachedPagesAdapter(EntityAdapter):
 
             def urls(self):
                 yield from super().urls()
-                yield "latest?vid=rss"
                 for blog in self.entity.in_blog:
                     yield blog.absolute_url()
+                    yield f"{blog.rest_path()}?page=2"
 
     It is asked before an entity is changed or deleted, and again before the commit, also when one
     of the relations of the entity changes. So the former blog of an article and its new one are
