@@ -28,7 +28,7 @@ podman() {
     command $PODMAN "$command" "$@"
 }
 """
-BUILD, SECRETS, CREATE, SERVE, STOP, UPGRADE = re.findall(
+BUILD, BUILD_APPLICATION, SECRETS, CREATE, SERVE, STOP, UPGRADE = re.findall(
     r"^```sh\n(.*?)^```$", (CHECKOUT / "docs" / "containers.md").read_text(), re.M | re.S
 )
 

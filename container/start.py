@@ -127,8 +127,9 @@ def configure(command: str) -> None:
     instance = folder / os.environ["CW_INSTANCE"]
     shutil.copytree(TEMPLATE, folder, dirs_exist_ok=True)
     (instance / "sources").write_text(_SOURCES)
+    # without them CubicWeb starts no server
     with (instance / "pyramid.ini").open("a") as file:
-        for name in _COOKIE_SETTINGS:
+        for name in _COOKIE_SETTINGS if secret else ():
             value = hmac.new(secret.encode(), name.encode(), hashlib.sha256).hexdigest()
             file.write(f"{name} = {value}\n")
 

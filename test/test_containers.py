@@ -20,6 +20,7 @@ from cubicweb_hasite import names
 from cubicweb_hasite.commands.instances import DrainCommand
 from cubicweb_hasite.deploy import limits
 from cubicweb_hasite.deploy.sections import Instances
+from cubicweb_hasite.options import cache_url
 from cubicweb_hasite.site_cubicweb import options
 
 DOCUMENT = (CHECKOUT / "docs" / "containers.md").read_text()
@@ -129,6 +130,7 @@ def test_rights(kind: str) -> None:
     written = [path for path in environment().values() if path.startswith("/")]
     assert len(written) >= 4
     assert all(path.startswith("/tmp/") for path in written)
+    assert spec["enableServiceLinks"] is False
     # its mount would be in the way of the secrets
     assert spec["automountServiceAccountToken"] is False
 
@@ -147,6 +149,8 @@ def test_settings() -> None:
     assert set(NEEDED["upgrade"]) <= keys | secrets["mysite"] | secrets["mysite-manager"]
     known = {f"CW_{name.replace('-', '_').upper()}" for name, _option in options}
     assert {key for key in keys if key.startswith("CW_HASITE_")} <= known
+    for url in manifest("ConfigMap")["data"]["CW_HASITE_PURGE_URLS"].split(","):
+        cache_url(url)
     for kind in ("Deployment", "Job"):
         [container] = pod(kind)["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": "mysite"}}]
