@@ -15,6 +15,8 @@ from servers.postgresql import PostgreSQL
 from servers.support import wait_until
 from servers.visitor import Visitor
 
+from cubicweb_hasite.__pkginfo__ import version
+
 #: seconds between SIGTERM and the end of requests in flight, as container/gunicorn.conf.py has it
 GRACE = 30
 
@@ -206,12 +208,33 @@ def test_second_creation(site: Path, postgresql: PostgreSQL) -> None:
     assert postgresql.sql("SELECT count(*) FROM entities", "mysite") == before
 
 
-def test_upgrade(site: Path, postgresql: PostgreSQL) -> None:
-    """The image of a new version serves when its job has upgraded the database."""
+def set_version(postgresql: PostgreSQL, version: str) -> None:
+    """Let the database be that of a version of the cube."""
     postgresql.sql(
-        "UPDATE cw_CWProperty SET cw_value = '0.0.1' WHERE cw_pkey = 'system.version.hasite'",
+        f"UPDATE cw_CWProperty SET cw_value = '{version}' WHERE cw_pkey = 'system.version.hasite'",
         "mysite",
     )
+
+
+def test_accepted_versions(container: Container, postgresql: PostgreSQL) -> None:
+    """A former pod serves in a rolling upgrade, once it has been told to."""
+    set_version(postgresql, "9.9.9")
+    try:
+        wait_until(lambda: not container.answers("/readyz"), "notice of the upgrade")
+        report = container.monitor("/view?vid=monitor_version").text
+        [versions] = re.findall("DB config (.*)", report)
+        container.exec("cubicweb-ctl", "hasite-accept", "site", versions)
+        assert container.answers("/readyz")
+        container.exec("cubicweb-ctl", "hasite-accept", "--undo", "site")
+        assert not container.answers("/readyz")
+    finally:
+        set_version(postgresql, version)
+    wait_until(lambda: container.answers("/readyz"), "the former version")
+
+
+def test_upgrade(site: Path, postgresql: PostgreSQL) -> None:
+    """The image of a new version serves when its job has upgraded the database."""
+    set_version(postgresql, "0.0.1")
     container = Container(site)
     container.spawn()
     try:
