@@ -76,6 +76,12 @@ snapshots:
 		test/test_documentation.py::test_options
 	if [ -e .git ]; then git diff --stat test/sites docs; fi
 
+.PHONY: container
+
+# The image of Containerfile, built and tried with podman, as root: see docs/containers.md
+container:
+	tools/container $(ARGS)
+
 .PHONY: lab lab-down lab-test
 
 # The example site on nine hosts, which are network namespaces of this machine: see docs/lab.md

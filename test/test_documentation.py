@@ -67,6 +67,7 @@ def test_every_document_is_tested() -> None:
         *("README.md", "CONTRIBUTING.md", "bench/README.md"),
         *("docs/install.md", "docs/lab.md", "docs/monitor.md", "docs/operate.md"),
         "docs/uwsgi.md",
+        "docs/containers.md",  # by container/
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
@@ -270,6 +271,11 @@ def test_lab() -> None:
     """Continuous integration runs it; the lab's own tests bring it up and down."""
     assert command_blocks("docs/lab.md") == ["make lab\nmake lab-down\n"]
     assert re.search(r"^make lab-test ", continuous_integration(), re.M)
+
+
+def test_container() -> None:
+    """Continuous integration runs its tests, which run the commands of docs/containers.md."""
+    assert re.search(r"^tools/container --if-possible$", continuous_integration(), re.M)
 
 
 def test_site_of_the_documentation() -> None:

@@ -168,6 +168,13 @@ class PostgreSQL(Server):
         hba.write_text(f"local all all trust\nhost all all 127.0.0.1/32 {method}\n")
         os.kill(self._process.pid, signal.SIGHUP)
 
+    def create_user(self, name: str, password: str) -> None:
+        """Create a user who needs a password when connecting by TCP."""
+        self.sql(f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}'")
+        hba = self.directory / "cluster" / "pg_hba.conf"
+        hba.write_text(f"host all {name} all scram-sha-256\n{hba.read_text()}")
+        os.kill(self._process.pid, signal.SIGHUP)
+
     def trust(self, networks: str) -> None:
         """Let who connects from these networks, such as `samehost`, need no password."""
         hba = self.directory / "cluster" / "pg_hba.conf"
