@@ -7,16 +7,20 @@ The environment variable `DB` chooses the database of all the tests: `postgres`,
 import itertools
 import os
 import shutil
+import socket
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import backend
 import pytest
 from rehearsing import Production
 from servers.instance import Instance, Process
 from servers.postgresql import Database, PostgreSQL
-from servers.squid import Squid
+from servers.squid import ALLOW_PURGE, Squid
 from servers.support import free_port, make_directory
+from servers.varnish import Varnish
 
 _numbers = itertools.count()
 
@@ -180,3 +184,15 @@ def squid(server_directory: Callable[[str], Path], instance: Instance) -> Iterat
     server = Squid(server_directory("squid"), port)
     with instance.process(port, base_url=server.url), server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def caches(server_directory: Callable[[str], Path]) -> Iterator[SimpleNamespace]:
+    """Two caches in front of one port, on which each test serves its application."""
+    with ExitStack() as servers:
+        # Squid answers 502 for a while if it starts when nothing listens at its origin
+        with socket.create_server(("127.0.0.1", 0)) as origin:
+            port = origin.getsockname()[1]
+            squid = servers.enter_context(Squid(server_directory("squid"), port, ALLOW_PURGE))
+            varnish = servers.enter_context(Varnish(server_directory("varnish"), port))
+        yield SimpleNamespace(origin_port=port, squid=squid, varnish=varnish)

@@ -1,37 +1,22 @@
 """Purges, with a real Squid and a real Varnish in front of the test application."""
 
-import itertools
-import logging
 import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import requests
-import waitress
 from cubicweb import Binary, ConfigurationError, ValidationError
-from cubicweb.devtools import BASE_URL
 from cubicweb.schema import ERQLExpression
-from editing import BLUE, RED, EditingTC
+from editing import BLUE, RED
+from purging import CachesTC
 from servers.instance import Instance
-from servers.squid import Squid
+from servers.squid import ALLOW_PURGE, Squid
 from servers.support import free_port, wait_until
-from servers.varnish import Varnish
 from servers.visitor import Visitor
-from waitress import wasyncore
 
 from cubicweb_hasite.caches import purge
 
-ALLOW_PURGE = """\
-acl PURGE method PURGE
-http_access allow PURGE localhost
-http_access deny PURGE
-"""
 NAMES = ("/file/{eid}/raw/picture.png", "/file/{eid}/thumb/picture_75x75.png")
 URLS = (
     *NAMES,
@@ -41,102 +26,17 @@ URLS = (
     "/file/{eid}/download",
     "/{eid}/download",
 )
-_last_eids = itertools.count(100_000, 1000)
 #: for how long caches may give what was before the commit, in seconds
 SOON = 1.0
 
 
-@pytest.fixture(scope="module")
-def caches(server_directory: Callable[[str], Path]) -> Iterator[SimpleNamespace]:
-    """Two caches in front of one port, on which each test serves its application."""
-    with ExitStack() as servers:
-        # Squid answers 502 for a while if it starts when nothing listens at its origin
-        with socket.create_server(("127.0.0.1", 0)) as origin:
-            port = origin.getsockname()[1]
-            squid = servers.enter_context(Squid(server_directory("squid"), port, ALLOW_PURGE))
-            varnish = servers.enter_context(Varnish(server_directory("varnish"), port))
-        yield SimpleNamespace(origin_port=port, squid=squid, varnish=varnish)
-
-
-class Errors(logging.Handler):
-    """The errors that purges log."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
-class PurgeTC(EditingTC):
-    @pytest.fixture(autouse=True)
-    def _caches(self, caches: SimpleNamespace) -> None:
-        self.squid, self.varnish = caches.squid, caches.varnish
-        self.origin_port = caches.origin_port
-
-    def setUp(self) -> None:
-        super().setUp()
-        sockets: dict = {}
-        server = waitress.create_server(
-            self.webapp.app,
-            map=sockets,
-            host="127.0.0.1",
-            port=self.origin_port,
-            url_scheme="https",
-            asyncore_use_poll=True,
-        )
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(wasyncore.close_all, sockets, True)  # those that caches keep open too
-        self.addCleanup(server.task_dispatcher.shutdown)
-        self.purge_by(self.squid.url, self.varnish.url)
-        self.errors = Errors()
-        purge.log.addHandler(self.errors)
-        self.addCleanup(purge.log.removeHandler, self.errors)
-        with self.admin_access.cnx() as cnx:
-            # each test finds the database anew, but not the caches
-            cnx.system_sql(f"UPDATE entities_id_seq SET last={next(_last_eids)}")
-            cnx.commit()
-            self.eid = self.new_image(cnx).eid
-            cnx.commit()
-
-    def purge_by(self, *urls: str) -> tuple[purge.Purger, ...]:
-        self.config.global_set_option("hasite-purge-urls", urls)
-        self.addCleanup(self.config.global_set_option, "hasite-purge-urls", ())
-        return purge.purgers(self.config)
-
-    def get(self, cache: Squid | Varnish, url: str) -> requests.Response:
-        """Get a URL through a cache, as an anonymous visitor of the site."""
-        return requests.get(
-            cache.url.rstrip("/") + url.format(eid=self.eid),
-            headers={"Host": BASE_URL.split("/")[2]},
-            allow_redirects=False,
-            timeout=10,
-        )
-
-    def store(self, *urls: str, status: int = 200) -> list[tuple[Squid | Varnish, str, bytes]]:
-        """Have both caches store URLs; return what they hold."""
-        held = []
-        for cache in (self.squid, self.varnish):
-            for url in urls:
-                first, second = self.get(cache, url), self.get(cache, url)
-                assert (first.status_code, second.status_code) == (status, status), url
-                assert second.headers["X-Cache"].startswith("HIT"), (cache, url)
-                held.append((cache, url, first.content))
-        return held
-
+class PurgeTC(CachesTC):
     def edit(self, **attributes: object) -> float:
         """Write to the image as a script does; return when it was committed."""
         with self.admin_access.cnx() as cnx:
             cnx.entity_from_eid(self.eid).cw_set(**attributes)
             cnx.commit()
         return time.monotonic()
-
-    def flush(self) -> None:
-        for purger in purge.purgers(self.config):
-            assert purger.flush(10)
 
     def assert_soon(self, since: float, condition: Callable[[], bool], what: str) -> None:
         wait_until(condition, what, timeout=since + SOON - time.monotonic(), interval=0.01)

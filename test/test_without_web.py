@@ -16,7 +16,7 @@ import requests
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database
-from servers.squid import Squid
+from servers.squid import ALLOW_PURGE, Squid
 from servers.support import free_port, wait_until
 from servers.visitor import Visitor
 
@@ -26,8 +26,6 @@ HIDDEN = Path(__file__).with_name("without_web")
 SITES = Path(__file__).with_name("sites")
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 PUBLIC = "public, max-age=3600"
-#: for Squid's configuration
-PURGES = "acl PURGE method PURGE\nhttp_access allow PURGE localhost\nhttp_access deny PURGE\n"
 
 
 class WithoutWeb(Instance):
@@ -81,7 +79,7 @@ class Client(Visitor):
 @pytest.fixture(scope="module")
 def cache(server_directory: Callable[[str], Path]) -> Squid:
     """A cache in front of the process, which takes purges, and is started after it."""
-    return Squid(server_directory("squid"), free_port(), PURGES)
+    return Squid(server_directory("squid"), free_port(), ALLOW_PURGE)
 
 
 @pytest.fixture(scope="module")

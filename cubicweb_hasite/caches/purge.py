@@ -26,8 +26,7 @@ from cubicweb.server.session import Connection
 from cubicweb.server.sqlutils import SQL_PREFIX
 
 from cubicweb_hasite import options
-from cubicweb_hasite.caches.policy import page_languages
-from cubicweb_hasite.names import ANONYMOUS
+from cubicweb_hasite.caches import page_urls
 from cubicweb_hasite.paths import normal_form
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,6 @@ MAX_FORMER_EIDS = 20
 
 # the statuses of a proxy in front of a cache that is down
 _DOWN = (502, 503, 504)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Purger:
@@ -66,9 +64,7 @@ class Purger:
         self._address = parts.hostname or "", parts.port
         self._connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self.url = url
-        # as browsers write it (RFC 9110, sections 4.2.3 and 7.2)
-        default_port = f":{_DEFAULT_PORTS.get(site.scheme)}"
-        self._host = site.netloc.rpartition("@")[2].removesuffix(default_port)
+        self._host = page_urls.host(site)
         self._max_queued = max_queued
         #: requests that the cache accepted
         self.sent = 0
@@ -229,34 +225,6 @@ def entity_urls(entity: Entity) -> set[str]:
     return urls
 
 
-def page_urls(entity: Entity) -> set[str]:
-    """Return the URLs of the pages that show an entity, relative to the site.
-
-    They are its own page, the list of its type, and the home page.
-    """
-    etype = entity.cw_etype.lower()
-    urls = {f"{etype}/{entity.eid}", f"{entity.eid}", etype, ""}
-    try:
-        urls.add(entity.rest_path())
-    except Exception:  # from the application's own code, which must not fail the edit
-        log.exception("no URL of the page to purge of %s", entity)
-    return urls
-
-
-def page_paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
-    """Return the paths under which caches keep the pages of anonymous visitors."""
-    names = [f"{ANONYMOUS}{language}" for language in page_languages(cnx.vreg.config)]
-    return {name + path for name in names for path in _paths(cnx, urls)}
-
-
-def _paths(cnx: Connection, urls: Iterable[str]) -> set[str]:
-    config = cnx.vreg.config
-    prefixes = [urlsplit(cnx.base_url()).path]
-    if config.get("language-mode") == "url-prefix":
-        prefixes += [f"{prefixes[0]}{language}/" for language in config.available_languages()]
-    return {prefix + url for prefix in prefixes for url in urls}
-
-
 def paths(cnx: Connection, urls: Mapping[int, set[str]]) -> set[str]:
     """Return the paths, with query strings, that visitors request for URLs of entities.
 
@@ -270,7 +238,7 @@ def paths(cnx: Connection, urls: Mapping[int, set[str]]) -> set[str]:
         found |= {
             re.sub(rf"(^|/){eid}(?=[/?])", rf"\g<1>{former}", url, count=1) for url in urls[eid]
         }
-    return _paths(cnx, found)
+    return page_urls.paths(cnx, found)
 
 
 def _former_eids(cnx: Connection, eids: Iterable[int]) -> Iterator[tuple[int, int]]:

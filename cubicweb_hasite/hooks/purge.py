@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from cubicweb.entity import Entity
-from cubicweb.predicates import is_instance
-from cubicweb.schema import INTERNAL_TYPES, META_RTYPES, CubicWebEntitySchema
+from cubicweb.schema import CubicWebEntitySchema
 from cubicweb.server import hook
 from cubicweb.server.session import Connection
 from rql.nodes import Relation, VariableRef
 
-from cubicweb_hasite import options
 from cubicweb_hasite.caches import purge
 from cubicweb_hasite.hooks import CATEGORY
 from cubicweb_hasite.images import data
@@ -74,35 +72,7 @@ def _read_relations(eschema: CubicWebEntitySchema) -> Iterator[tuple[str, int]]:
                     yield relation.r_type, role
 
 
-class PurgePagesHook(hook.Hook):
-    """Purge the pages that show an entity when it is added, changed or deleted."""
-
-    __regid__ = "hasite.purge_pages"
-    __select__ = hook.Hook.__select__ & ~is_instance("FormerEid", *INTERNAL_TYPES)
-    events = ("after_add_entity", "before_update_entity", "before_delete_entity")
-    category = CATEGORY
-
-    def __call__(self) -> None:
-        edited = self.entity.cw_edited if self.event == "before_update_entity" else ()
-        # a login changes a user too, but not the pages
-        if set(edited) != {"last_login_time", "modification_date"}:
-            PurgePagesOp.add(self._cw, self.entity.eid)
-
-
-class PurgePagesOnRelationHook(hook.Hook):
-    """Purge the pages of both entities when a relation between them is added or deleted."""
-
-    __regid__ = "hasite.purge_pages_on_relation"
-    __select__ = hook.Hook.__select__ & ~hook.match_rtype(*META_RTYPES)
-    events = ("after_add_relation", "before_delete_relation")
-    category = CATEGORY
-
-    def __call__(self) -> None:
-        for eid in (self.eidfrom, self.eidto):
-            PurgePagesOp.add(self._cw, eid)
-
-
-class _CachesOp(hook.DataOperationMixIn, hook.Operation):
+class CachesOp(hook.DataOperationMixIn, hook.Operation):
     """Purge after the commit: before it, a visit would store the former data again.
 
     Its data are the eids of the entities to purge.
@@ -134,7 +104,7 @@ class _CachesOp(hook.DataOperationMixIn, hook.Operation):
             purger.add(self._paths)
 
 
-class PurgeOp(_CachesOp):
+class PurgeOp(CachesOp):
     """Purge the data of entities, under its URLs before and after the change."""
 
     @classmethod
@@ -167,31 +137,6 @@ class PurgeOp(_CachesOp):
 
     def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
         return purge.paths(self.cnx, urls)
-
-
-class PurgePagesOp(_CachesOp):
-    """Purge the pages of entities, under their URLs before and after the transaction."""
-
-    @classmethod
-    def add(cls, cnx: Connection, eid: int) -> None:
-        """Purge the pages that show an entity."""
-        config = cnx.vreg.config
-        if purge.purgers(config) and options.page_ages(config):
-            operation = cls.get_instance(cnx)
-            if eid not in operation:
-                operation.add_urls(eid, _page_urls(cnx, eid))
-
-    def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
-        found = set().union(*urls.values())
-        for eid in urls:
-            if not self.cnx.deleted_in_transaction(eid):
-                found |= _page_urls(self.cnx, eid)
-        return purge.page_paths(self.cnx, found)
-
-
-def _page_urls(cnx: Connection, eid: int) -> set[str]:
-    with cnx.security_enabled(read=False):
-        return purge.page_urls(cnx.entity_from_eid(eid))
 
 
 def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Entity:

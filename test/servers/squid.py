@@ -30,6 +30,13 @@ access_log stdio:{directory}/access.log
 buffered_logs off
 """
 
+#: for the configuration of a Squid that takes purges
+ALLOW_PURGE = """\
+acl PURGE method PURGE
+http_access allow PURGE localhost
+http_access deny PURGE
+"""
+
 
 class Squid(Proxy):
     """A Squid that caches in memory what a server of this machine answers.

@@ -21,6 +21,23 @@ class Article(EntityType):
     content = RichString(fulltextindexed=True)
 
 
+class Blog(EntityType):
+    """a blog, whose page shows the titles of its articles"""
+
+    title = String(required=True, maxsize=256)
+
+
+class in_blog(RelationType):
+    inlined = True
+
+
+class article_in_blog(RelationDefinition):
+    name = "in_blog"
+    subject = "Article"
+    object = "Blog"
+    cardinality = "?*"
+
+
 class Caption(EntityType):
     """a text that belongs to an image"""
 
