@@ -17,6 +17,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 
 from cubicweb_hasite import names, options, parts, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
+from cubicweb_hasite.coherence import listener, users
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
 from cubicweb_hasite.images import lookup
@@ -41,12 +42,14 @@ def includeme(config: Configurator) -> None:
     in_tests = instance.mode == "test"
     config.include(routes)
     config.include(lookup)
+    config.include(users)
     if not in_tests:  # CubicWeb's test cases hold connections of the stock pool
         draining.start(instance)
         config.add_subscriber(track_in_flight, ApplicationCreated)
         config.add_subscriber(freeze_gc, ApplicationCreated)
         pool.heal_connections(repo, instance["hasite-pool-timeout"])
         upstream.look_types_up(repo)
+        listener.start(repo)
     for error in unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
     speed_ups = options.speed_ups(instance)

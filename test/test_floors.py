@@ -22,7 +22,7 @@ FLOORS = (
     {"ccplugin"},
     {"views", "pyramid", "commands", "entities", "replacement"},
     {"hooks", "rest_roles_web", "upstream", "upstream_web"},
-    {"images", "database"},
+    {"images", "database", "coherence"},
     {"monitoring"},
     {"responses"},
     {"caches", "operations"},

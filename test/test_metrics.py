@@ -42,6 +42,13 @@ def start(instance: Instance, **options: object) -> tuple[Process, Management]:
     return instance.process(hasite_management_port=port, **options), Management(port)
 
 
+def settled(management: Management) -> dict[str, float]:
+    """Return the figures once the process has read what it remembers of the database."""
+    in_use = 'hasite_pool_connections{state="in_use"}'
+    wait_until(lambda: management.figures()[in_use] == 0, "the pool to be idle")
+    return management.figures()
+
+
 @pytest.fixture
 def watched(instance: Instance) -> Iterator[tuple[Process, Management]]:
     process, management = start(instance)
@@ -111,7 +118,7 @@ def test_what_is_read_at_each_scrape(instance: Instance) -> None:
     cache = f"http://127.0.0.1:{free_port()}/"  # nobody is there
     process, management = start(instance, hasite_purge_urls=cache, connections_pool_max_size=7)
     with process:
-        figures = management.figures()
+        figures = settled(management)
         assert figures['hasite_probe_success{probe="db"}'] == 1
         assert figures['hasite_probe_success{probe="version"}'] == 1
         assert 0 < figures['hasite_probe_duration_seconds{probe="db"}'] < 10
@@ -148,6 +155,7 @@ def test_database_stopped_and_pool_exhausted(site: Site) -> None:  # noqa: F811
         site.instance, db_port=site.postgresql.port, connections_pool_max_size=2
     )
     with process:
+        settled(management)
         with visitors_who_wait(site, process, 2):
             figures = management.figures()
             assert figures['hasite_pool_connections{state="in_use"}'] == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cubicweb_hasite.deploy.site import (
     CHECK_FALL,
+    OWN_CONNECTIONS,
     RESERVED_CONNECTIONS,
     Key,
     Listener,
@@ -229,13 +230,14 @@ def _database_problems(site: Site) -> Iterator[tuple[Key, str]]:
         )
     if postgresql.synchronous and count < 2:
         yield ("postgresql", "synchronous"), "it needs two database nodes; add one, or remove it"
-    needed = len(site.all_instances) * site.pool_size
+    needed = site.connections
     if needed + RESERVED_CONNECTIONS > postgresql.max_connections:
         yield (
             ("postgresql", "max_connections"),
-            f"{postgresql.max_connections} is too few: {len(site.all_instances)} instances of "
-            f"{site.pool_size} connections need {needed}, and {RESERVED_CONNECTIONS} are kept for "
-            f"other uses; give {needed + RESERVED_CONNECTIONS} or more",
+            f"{postgresql.max_connections} is too few: {len(site.all_instances)} instances need "
+            f"{needed}, {site.pool_size} for the pool and {OWN_CONNECTIONS} others each, and "
+            f"{RESERVED_CONNECTIONS} are kept for other uses; "
+            f"give {needed + RESERVED_CONNECTIONS} or more",
         )
     if site.patroni:
         yield from _patroni_problems(site, site.patroni)

@@ -28,6 +28,7 @@ from cubicweb_hasite.deploy.values import HostName, Name
 __all__ = [
     "CHECK_FALL",
     "EXTRA_CONNECTIONS",
+    "OWN_CONNECTIONS",
     "RESERVED_CONNECTIONS",
     "Apache",
     "Balancer",
@@ -55,9 +56,11 @@ __all__ = [
 
 Key = tuple[str | int, ...]
 
-#: connections that an instance opens beyond one for each of its threads: the probes' own one, and
-#: one for what runs in the background
+#: connections in the pool of an instance beyond one for each of its threads, for what runs in the
+#: background
 EXTRA_CONNECTIONS = 2
+#: connections of an instance beside its pool: that of the probes, and that for notices
+OWN_CONNECTIONS = 2
 #: connections of PostgreSQL kept for the superuser, replication, backups and monitoring
 RESERVED_CONNECTIONS = 15
 #: checks in a row by which a balancer takes an instance for lost
@@ -155,6 +158,11 @@ class Site(Section):
     def database_name(self, site: str) -> str:
         """Return the name of the database of a site, and of its owner."""
         return self.sites[site].database or site
+
+    @property
+    def connections(self) -> int:
+        """How many connections to PostgreSQL all instances may open."""
+        return len(self.all_instances) * (self.pool_size + OWN_CONNECTIONS)
 
     @property
     def pool_size(self) -> int:

@@ -21,7 +21,7 @@ from cubicweb_hasite.caches import policy
 from cubicweb_hasite.monitoring import metrics, probes
 from cubicweb_hasite.monitoring.probes import Reading
 from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
-from cubicweb_hasite.operations import accepting
+from cubicweb_hasite.operations import accepting, restart
 from cubicweb_hasite.operations.draining import is_draining
 
 # names and kinds of the checks in JSON
@@ -92,8 +92,12 @@ def answer(
         return _answer(status, "application/json", _json(repo, readings))
     if name in readings:
         text = readings[name].text
+    elif name == LIVEZ:
+        text = "ServiceOK : alive"
     else:
-        text = _summary(failures) or f"ServiceOK : {'alive' if name == LIVEZ else 'ready'}"
+        advice = restart.advice(repo.config)
+        ready = f"ready, but restart this instance: {advice}" if advice else "ready"
+        text = _summary(failures) or f"ServiceOK : {ready}"
     return _answer(status, "text/plain; charset=utf-8", text)
 
 

@@ -16,6 +16,7 @@ from pyramid.response import Response
 from cubicweb_hasite.__pkginfo__ import version
 from cubicweb_hasite.caches import purge
 from cubicweb_hasite.monitoring import probes
+from cubicweb_hasite.operations import restart
 from cubicweb_hasite.operations.draining import is_draining
 
 try:
@@ -23,6 +24,7 @@ try:
         CONTENT_TYPE_LATEST,
         REGISTRY,
         Counter,
+        Gauge,
         Histogram,
         generate_latest,
     )
@@ -59,6 +61,18 @@ def count_redirect() -> None:
     """Count a redirect from a former URL to the current one."""
     if AVAILABLE:
         _redirects.inc()
+
+
+def count_notice() -> None:
+    """Count a notice of another process, or of this one."""
+    if AVAILABLE:
+        _notices.inc()
+
+
+def note_refresh() -> None:
+    """Note that this process has read again all that it remembers of the database."""
+    if AVAILABLE:
+        _refreshed.set_to_current_time()
 
 
 def watch(repo: Repository) -> None:
@@ -110,6 +124,11 @@ if AVAILABLE:
         "hasite_downloads", "Responses to requests for data.", ["status", "visibility"]
     )
     _replacements = Counter("hasite_replacements", "Entities that got a new eid.")
+    _notices = Counter("hasite_notices", "Notices that the memory of processes is out of date.")
+    _refreshed = Gauge(
+        "hasite_refresh_timestamp_seconds",
+        "When all that is remembered of the database was read last.",
+    )
     _redirects = Counter("hasite_former_url_redirects", "Redirects from a former URL.")
     _pool_waits = Histogram(
         "hasite_pool_wait_seconds",
@@ -139,6 +158,11 @@ if AVAILABLE:
                 yield from _purge_metrics(repo)
                 yield _gauge(
                     "draining", "Whether the instance is being drained.", is_draining(repo.config)
+                )
+                yield _gauge(
+                    "restart_advised",
+                    "Whether the instance should be restarted: the schema has changed.",
+                    bool(restart.advice(repo.config)),
                 )
                 yield from _build_metrics(repo)
 

@@ -1,0 +1,245 @@
+"""What one process changes, another knows within a second: permissions, properties, users."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import backend
+import pytest
+from pictures import picture
+from servers.instance import Instance, Process
+from servers.postgresql import Database, PostgreSQL
+from servers.support import wait_until
+from servers.visitor import Visitor
+
+pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one process")
+
+RED = picture("red")
+#: within which the other process must know, in seconds
+DEADLINE = 1.0
+
+
+class Site:
+    """Two processes of an instance, on a PostgreSQL server of their own."""
+
+    def __init__(self, server: PostgreSQL, instance: Instance, processes: list[Process]) -> None:
+        self.server = server
+        self.instance = instance
+        self.processes = processes
+        self._logins = 0
+
+    def admin(self, number: int = 0) -> Visitor:
+        """Return an administrator who works with one of the processes."""
+        return self.visitor(number, "admin")
+
+    def visitor(self, number: int, login: str = "") -> Visitor:
+        """Return a visitor of one of the processes, logged in with a login as password."""
+        visitor = Visitor(self.processes[number].url)
+        if login:
+            visitor.login(login, login)
+        return visitor
+
+    def rql(self, query: str, number: int = 0) -> list[list[object]]:
+        """Execute RQL in one of the processes, as administrator."""
+        response = self.admin(number).request(
+            "POST",
+            "api/v1/rql",
+            json=[{"query": query, "params": {}}],
+            headers={"X-Client-Name": "test"},
+        )
+        assert response.status_code == 200, response.text
+        rows: list[list[object]] = response.json()["result_sets"][0]["rows"]
+        return rows
+
+    def new_user(self) -> tuple[int, str]:
+        """Create a user; return the eid and the login, which is the password too."""
+        self._logins += 1
+        login = f"user{self._logins}"
+        [[eid]] = self.rql(
+            f"INSERT CWUser U: U login '{login}', U upassword '{login}', U in_group G "
+            "WHERE G name 'users'"
+        )
+        return int(str(eid)), login
+
+    def change_state(self, eid: int, transition: str) -> None:
+        """Fire a transition of the workflow of users."""
+        self.instance.shell(
+            f"cnx.entity_from_eid({eid}).cw_adapt_to('IWorkflowable')"
+            f".fire_transition('{transition}')\ncommit()\n"
+        )
+
+
+@pytest.fixture(scope="module")
+def site(server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with PostgreSQL(server_directory("postgresql")) as server:
+        database: Database = server.create_database("site")
+        options = {"hasite-monitor-token": "secret"}
+        cubes = ["hasite_testapp", "api"]
+        instance = Instance(server_directory("instance"), cubes, database, options=options)
+        instance.create()
+        with instance.process() as first, instance.process(base_url=first.url) as second:
+            yield Site(server, instance, [first, second])
+
+
+@pytest.fixture(params=["ordinary", "cut", "restart"])
+def after(request: pytest.FixtureRequest, site: Site) -> None:
+    """Nothing special, or the connections of the listeners, or all, were cut before."""
+    if request.param == "ordinary":
+        return
+    listeners = "application_name = 'hasite-notices'"
+    if request.param == "cut":
+        site.server.sql(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listeners}", "site"
+        )
+    else:
+        site.server.stop()
+        site.server.start()
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE {listeners} AND query LIKE '%LISTEN%'"
+    wait_until(lambda: site.server.sql(count, "site").strip() == "2", "both listen again")
+    time.sleep(0.5)  # that each has read all again
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until the other process knows, and print the time."""
+    print(f"{what}: {wait_until(condition, what, timeout=DEADLINE, interval=0.02):.3f} s")
+
+
+@pytest.mark.usefixtures("after")
+def test_permission(site: Site) -> None:
+    """An image that guests may not read any longer is given to none, in both processes."""
+    eid = _image(site)
+    url = f"file/{eid}/raw/a.png"
+
+    def readable() -> set[bool]:
+        """Return whether anonymous visitors may read it, in each of the processes."""
+        return {site.visitor(number).get(url).status_code == 200 for number in (0, 1)}
+
+    assert readable() == {True}
+    site.rql('DELETE E read_permission G WHERE E name "File", G name "guests"')
+    until(lambda: readable() == {False}, "permission taken away")
+    site.rql('SET E read_permission G WHERE E name "File", G name "guests"')
+    until(lambda: readable() == {True}, "permission given back")
+
+
+def _image(site: Site) -> int:
+    response = site.admin().create("File", {"title": "red"}, {"data": ("a.png", RED, "image/png")})
+    return int(re.search(r"/file/(\d+)", response.headers["Location"])[1])
+
+
+@pytest.mark.usefixtures("after")
+def test_property(site: Site) -> None:
+    title = lambda: re.search("<title>(.*?)</title>", site.visitor(1).get("").text, re.S)[1]  # noqa: E731
+    before = title()
+    site.rql("INSERT CWProperty P: P pkey 'ui.site-title', P value 'Another title'")
+    until(lambda: "Another title" in title(), "property set")
+    site.rql("SET P value 'A third one' WHERE P pkey 'ui.site-title'")
+    until(lambda: "A third one" in title(), "property changed")
+    site.rql("DELETE CWProperty P WHERE P pkey 'ui.site-title'")
+    until(lambda: title() == before, "property deleted")
+
+
+@pytest.mark.usefixtures("after")
+def test_user(site: Site) -> None:
+    eid, login = site.new_user()
+    visitors = [site.visitor(number, login) for number in (0, 1)]
+    assert all(login in visitor.get("").text for visitor in visitors)
+    site.rql(f"SET U login '{login}-renamed' WHERE U eid {eid}")
+    for visitor in visitors:
+        until(lambda: f"{login}-renamed" in visitor.get("").text, "login changed")  # noqa: B023
+    site.rql(
+        f"INSERT CWProperty P: P pkey 'ui.language', P value 'fr', P for_user U WHERE U eid {eid}"
+    )
+    for visitor in visitors:
+        until(lambda: 'lang="fr"' in visitor.get("").text, "language set")  # noqa: B023
+
+
+@pytest.mark.usefixtures("after")
+@pytest.mark.parametrize("how", ["deactivated", "deleted"])
+def test_user_who_is_gone(site: Site, how: str) -> None:
+    """Open sessions end, in both processes: no page, no edit, no error."""
+    eid, login = site.new_user()
+    visitors = [site.visitor(number, login) for number in (0, 1)]
+    assert all(login in visitor.get("").text for visitor in visitors)
+    if how == "deleted":
+        site.rql(f"DELETE CWUser U WHERE U eid {eid}")
+    else:
+        site.change_state(eid, "deactivate")
+    for visitor in visitors:
+        cookies = visitor.session.cookies.copy()
+        response = visitor.get("")
+        assert response.status_code == 200
+        assert login not in response.text
+        assert "auth_tkt" not in {cookie.name for cookie in visitor.session.cookies}
+        assert "private" in response.headers["Cache-Control"]
+        visitor.session.cookies = cookies  # a browser that keeps them nevertheless
+        answer = visitor.request(
+            "POST",
+            "api/v1/rql",
+            json=[{"query": "INSERT Tag T: T name 'written'", "params": {}}],
+            headers={"X-Client-Name": "test"},
+        )
+        assert answer.status_code in (400, 401, 403), answer.text
+    assert not site.rql("Any T WHERE T is Tag, T name 'written'")
+    for process in site.processes:
+        assert "Traceback" not in process.log.split(login)[-1]
+
+
+def test_permission_that_is_rolled_back(site: Site) -> None:
+    """The process that tried has its former permissions again; the other one got no notice."""
+    eid = _image(site)
+    notices = _metric(site, 1, "hasite_notices_total")
+    response = site.admin().request(
+        "POST",
+        "api/v1/rql",
+        json=[
+            {"query": query, "params": {}}
+            for query in (
+                'DELETE E read_permission G WHERE E name "File", G name "guests"',
+                "INSERT Tag T: T name 'rolled back'",
+            )
+        ],
+        headers={"X-Client-Name": "test"},
+    )
+    assert response.status_code != 200
+    until(lambda: site.visitor(0).get(f"file/{eid}/raw/a.png").status_code == 200, "rolled back")
+    assert _metric(site, 1, "hasite_notices_total") == notices
+
+
+def _metric(site: Site, number: int, name: str) -> float:
+    text = site.visitor(number).get("metrics?token=secret").text
+    return float(re.search(rf"^{name} (\S+)$", text, re.M)[1])
+
+
+def test_many_notices(site: Site) -> None:
+    """A thousand notices at once are read, and the process serves."""
+    before = _metric(site, 1, "hasite_notices_total")
+    site.server.sql("SELECT pg_notify('hasite', 'users ' ) FROM generate_series(1, 2)", "site")
+    for number in range(10):
+        site.server.sql(
+            "DO $$ BEGIN FOR i IN 1..100 LOOP PERFORM pg_notify('hasite', 'properties ' || "
+            f"repeat(' ', i + {number} * 100)); END LOOP; END $$",
+            "site",
+        )
+    until(lambda: _metric(site, 1, "hasite_notices_total") >= before + 1001, "1,000 notices")
+    assert site.visitor(1).get("").status_code == 200
+
+
+def test_change_of_the_schema(site: Site) -> None:
+    """An instance that does not know a new type serves, and advises to restart it."""
+    ready = lambda: site.visitor(1).get("readyz")  # noqa: E731
+    assert ready().text.strip() == "ServiceOK : ready"
+    site.rql("INSERT CWEType E: E name 'Novelty', E description 'new', E final FALSE")
+    until(lambda: "restart this instance: the schema has changed" in ready().text, "advice")
+    assert ready().status_code == 200
+    assert _metric(site, 1, "hasite_restart_advised") == 1
+    assert site.visitor(0).get("readyz").text.strip() == "ServiceOK : ready"
+    site.rql("DELETE CWEType E WHERE E name 'Novelty'")
+    until(lambda: ready().text.strip() == "ServiceOK : ready", "no advice any more")
+
+
+def test_edits_send_no_notice(site: Site) -> None:
+    before = _metric(site, 1, "hasite_notices_total")
+    _image(site)  # which is an edit, after a login
+    time.sleep(0.3)
+    assert _metric(site, 1, "hasite_notices_total") == before
