@@ -8,7 +8,7 @@ a proxy changes, such as an address.
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ def answer(
     if name in readings:
         text = readings[name].text
     else:
-        text = _summary(failures) or f"ServiceOK : {'alive' if name == LIVEZ else 'ready'}"
+        text = summary(failures) or f"ServiceOK : {'alive' if name == LIVEZ else 'ready'}"
     return _answer(status, "text/plain; charset=utf-8", text)
 
 
@@ -145,7 +145,8 @@ def _accepted(repo: Repository, reading: Reading) -> Reading:
     return reading
 
 
-def _summary(failures: list[Reading]) -> str:
+def summary(failures: Iterable[Reading]) -> str:
+    """Return the reasons of failures in one text, as the monitors give it."""
     texts = [reading.text.removeprefix("ServiceKO : ") for reading in failures]
     return f"ServiceKO : {'; '.join(texts)}" if texts else ""
 
@@ -164,7 +165,7 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
         "releaseId": version,
     }
     if failures:
-        health["output"] = _summary(failures)
+        health["output"] = summary(failures)
     checks = {}
     for name, reading in readings.items():
         key, kind = _CHECKS[name]
