@@ -33,6 +33,7 @@ if os.environ.get("DB") == "sqlite":
             "healing",
             "monitor_states",
             "monitoring_files",
+            "operators_page",
             "rehearsal*",
             "shared_pages",
             "upgrade",

@@ -14,12 +14,16 @@ import pytest
 from documents import CHECKOUT, anchors
 from pictures import picture
 from servers.instance import Instance, Process
-from servers.postgresql import Database, PostgreSQL
+from servers.postgresql import Database as Where
+from servers.postgresql import PostgreSQL
+from servers.squid import Squid
 from servers.support import free_port, wait_until
 from servers.visitor import Visitor
 
 from cubicweb_hasite.monitoring import presence
+from cubicweb_hasite.monitoring.overview import Database, Overview, Replica
 from cubicweb_hasite.monitoring.presence import INTERVAL, MAX_TEXT, Told
+from cubicweb_hasite.monitoring.problems import problems as problems_of
 
 PAGE = "view?vid=hasite"
 JSON = "hasite.json"
@@ -191,6 +195,14 @@ def test_hung_instance(site: Site, manager: Visitor) -> None:
         wait_until(lambda: not problems(manager), "a sign", timeout=SOON)
 
 
+def edit_image(manager: Visitor) -> None:
+    """Create an image and edit it, so that caches are purged."""
+    files = {"data": ("red.png", picture("red"), "image/png")}
+    created = manager.create("File", {"title": "red"}, files)
+    eid = int(created.headers["Location"].partition("?")[0].rpartition("/")[2])
+    manager.edit(eid, "File", files={"data": ("blue.png", picture("blue"), "image/png")})
+
+
 def test_dead_cache(site: Site) -> None:
     """It is told by the instance that was to purge it, and by the others."""
     url = f"http://127.0.0.1:{free_port()}/"
@@ -200,10 +212,7 @@ def test_dead_cache(site: Site) -> None:
         assert rows(page(manager), "Caches that this instance purges")[0]["State"] == (
             "nothing to purge yet"
         )
-        files = {"data": ("red.png", picture("red"), "image/png")}
-        created = manager.create("File", {"title": "red"}, files)
-        eid = int(created.headers["Location"].partition("?")[0].rpartition("/")[2])
-        manager.edit(eid, "File", files={"data": ("blue.png", picture("blue"), "image/png")})
+        edit_image(manager)
         wait_until(lambda: problems(manager), "a purge to fail")
         expected = rf"The cache {url} does not answer: \d+ purges wait"
         assert re.fullmatch(expected, problems(manager)[0])
@@ -213,6 +222,80 @@ def test_dead_cache(site: Site) -> None:
         elsewhere = logged_in(other)
         wait_until(lambda: problems(elsewhere), "the other instance to hear", timeout=SOON)
         assert problems(elsewhere)[0].endswith("purges wait for a cache that does not answer")
+
+
+def test_cache_that_refuses(site: Site, server_directory: Callable[[str], Path]) -> None:
+    cache = Squid(server_directory("squid"), free_port())  # its configuration allows no PURGE
+    with cache, site.instance.process(hasite_purge_urls=cache.url) as process:
+        manager = logged_in(process)
+        edit_image(manager)
+        wait_until(lambda: problems(manager), "a purge to fail")
+        expected = f"The cache {cache.url} refuses purges: it may hold former images"
+        assert problems(manager) == [expected]
+        [row] = rows(page(manager), "Caches that this instance purges")
+        assert row["State"] == "refuses purges"
+        assert int(row["Purges failed"]) > 0
+
+
+def test_database_too_slow(site: Site) -> None:
+    """The rest of the page is there, with the instance that answers."""
+    with site.instance.process(hasite_probe_deadline=0) as process:
+        manager = logged_in(process)
+        assert problems(manager)[0] == (
+            "The database cannot be asked: no answer from the database in 0 seconds"
+        )
+        [instance] = facts(manager)["instances"]
+        assert (instance["port"], instance["here"]) == (process.port, True)
+        assert not facts(manager)["others_seen"]
+
+
+def test_versions_of_the_database(site: Site, manager: Visitor) -> None:
+    """An instance is not ready with other versions in the database, unless it accepts them."""
+    name = site.instance.name
+    key = "'system.version.file'"
+    value = f"SELECT cw_value FROM cw_cwproperty WHERE cw_pkey = {key}"
+    change = "UPDATE cw_cwproperty SET cw_value = '{}' WHERE cw_pkey = " + key
+    database = site.instance.database.name
+    version = site.postgresql.sql(value, database)
+    text = manager.get("view?vid=monitor_version").text.partition(" == DB config ")[2]
+    site.postgresql.sql(change.format("99.0.0"), database)
+    try:
+        wait_until(lambda: problems(manager), "a look", timeout=SOON)
+        assert ": not ready: FS config " in problems(manager)[0]
+        assert rows(page(manager), "Instances")[0]["Schema"] == "differs"
+        site.instance.ctl("hasite-accept", name, text.replace(f"file: {version}", "file: 99.0.0"))
+        wait_until(lambda: not problems(manager), "acceptance", timeout=SOON)
+        assert rows(page(manager), "Instances")[0]["Schema"] == "accepted"
+    finally:
+        site.postgresql.sql(change.format(version), database)
+        site.instance.ctl("hasite-accept", "--undo", name)
+        (site.instance.directory / name / "journal.md").unlink(missing_ok=True)
+
+
+def test_limits() -> None:
+    """What takes too long to make really: a replica that is late, and many connections."""
+    late = Replica("db2", None, connected=True, state="", behind=200_000_000)
+    near = replace(late, name="db3", behind=1_000_000)
+    database = Database(
+        node="db1:5432",
+        version="15.1",
+        standby=False,
+        read_only=False,
+        receives=False,
+        connections=91,
+        max_connections=100,
+        replayed=None,
+        replicas=[late, near],
+    )
+    found = problems_of(Overview([], [], database))
+    assert [str(problem) for problem in found] == [
+        "The replica db2 has 200 MB to catch up",
+        "The database has 91 of 100 connections in use",
+    ]
+    sections = anchors(CHECKOUT / "docs" / "monitor.md")
+    assert {problem.section for problem in found} <= sections
+    well = replace(database, connections=90, replicas=[near])
+    assert problems_of(Overview([], [], well)) == []
 
 
 @contextmanager
@@ -402,7 +485,7 @@ def test_sqlite(server_directory: Callable[[str], Path]) -> None:
     """An instance sees itself alone, and says so."""
     directory = server_directory("sqlite")
     directory.mkdir()
-    database = Database("sqlite", str(directory / "database"))
+    database = Where("sqlite", str(directory / "database"))
     instance = Instance(directory / "instance", ["hasite", "file"], database)
     instance.create()
     with instance.process() as process:
@@ -413,7 +496,8 @@ def test_sqlite(server_directory: Callable[[str], Path]) -> None:
         assert len(told["instances"]) == 1
         document = page(manager)
         assert document.xpath("//p[.='Only the instance that answers is seen.']")
-        assert len(rows(document, "Instances")) == 1
+        [instance] = rows(document, "Instances")
+        assert (instance["State"], instance["Schema"]) == ("in service", "as installed")
 
 
 def test_told_texts_are_cut() -> None:

@@ -166,7 +166,9 @@ class Overview:
 
 
 def look(repo: Repository) -> Overview:
-    """Return the state of the site now, by one query at most. Never raises."""
+    """Return the state of the site now, by one query to PostgreSQL. Never raises."""
+    if repo.system_source.dbdriver != "postgres":
+        presence.look(repo)  # nobody else does
     instances = [Instance(presence.tell(repo), "", 0, here=True)]
     database, unavailable = None, ""
     if repo.system_source.dbdriver == "postgres":

@@ -15,7 +15,6 @@ import re
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from cubicweb.server.repository import Repository
 
@@ -36,7 +35,7 @@ _MAX_NUMBER = 2**32
 #: how many characters of a text are told
 MAX_TEXT = 150
 _COMMENT = re.compile(re.escape(MARK) + r"(\{[^/]*\}) \*/")
-# of the repository: what was found at the last look, see `_look`
+# of the repository: what was found at the last look, values of `Told`
 _FOUND = "_hasite_found"
 _STARTED = time.monotonic()
 
@@ -83,24 +82,23 @@ def start(repo: Repository) -> None:
 
 def _tell(repo: Repository) -> None:
     while True:
-        # the queries of one look carry what the look before has found
-        vars(repo)[_FOUND] = _look(repo)
+        look(repo)
         time.sleep(INTERVAL)
 
 
-def _look(repo: Repository) -> dict[str, Any]:
-    """Return what has to be asked of the database: values of :class:`Told`."""
+def look(repo: Repository) -> None:
+    """Find what has to be asked of the database, to tell it from the next query on."""
     readings = answers.readiness(repo)
-    version = readings.get("monitor_version")
+    versions = readings.get("monitor_version")
     schema = ""
-    if version is not None and version.values:
-        same = version.values["installed"] == version.values["database"]
-        schema = "same" if same else "accepted" if version.ok else "differs"
+    if versions is not None and versions.values:
+        same = versions.values["installed"] == versions.values["database"]
+        schema = "same" if same else "accepted" if versions.ok else "differs"
     failures = [
         reading for name, reading in readings.items() if name != "draining" and not reading.ok
     ]
     reasons = answers.summary(failures).removeprefix("ServiceKO : ")
-    return {"schema": schema, "reasons": reasons[:MAX_TEXT]}
+    vars(repo)[_FOUND] = {"schema": schema, "reasons": reasons[:MAX_TEXT]}
 
 
 def tell(repo: Repository) -> Told:

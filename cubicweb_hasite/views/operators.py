@@ -122,7 +122,7 @@ class OperatorsView(StartupView):
         elif told.reasons:
             state = tr("not ready")
         else:
-            state = tr("in service") if told.name else "?"
+            state = tr("in service") if told.schema else "?"  # not known yet
         pool = f"{told.in_use} / {told.maximum}" if told.maximum else str(told.in_use)
         heard = "?" if instance.silent is None else self._duration(instance.silent)
         name = f"{instance.name} ({tr('answers')})" if instance.here else instance.name
