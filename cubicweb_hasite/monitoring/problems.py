@@ -29,7 +29,7 @@ class Problem:
 
     #: a message that can be translated, with places such as `%(names)s`
     text: str
-    #: heading in docs/monitor.md of what to do, as a link names it
+    #: heading of what to do, as a link names it
     section: str
     values: dict[str, Any] = field(default_factory=dict)
     #: False for what may be intended
