@@ -21,7 +21,7 @@ from cubicweb_hasite.coherence import listener, users
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import unavailability, unavailable
 from cubicweb_hasite.images import lookup
-from cubicweb_hasite.monitoring import metrics, port, routes
+from cubicweb_hasite.monitoring import metrics, port, presence, routes
 from cubicweb_hasite.operations import draining
 
 Handler = Callable[[Request], Response]
@@ -82,6 +82,8 @@ def includeme(config: Configurator) -> None:
         below = tween
     config.include(pages)
     config.add_subscriber(protect_caches, NewResponse)
+    if not in_tests:
+        presence.start(repo)
     port.start(repo)
 
 

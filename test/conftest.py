@@ -42,6 +42,7 @@ if os.environ.get("DB") == "sqlite":
             "monitor_states",
             "monitoring_files",
             "names",
+            "operators_page",
             "options_without_site",
             "package",
             "paths",

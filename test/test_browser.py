@@ -1,18 +1,22 @@
-"""A browser that holds a picture in its cache shows the new one once the picture is edited."""
+"""What is seen in a real browser: a picture that is edited, and the page for operators."""
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 from pictures import picture
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
-from servers.instance import Process
+from servers.instance import Instance, Process
 from servers.support import find_program
 from servers.visitor import Visitor
+
+from cubicweb_hasite.monitoring import presence
 
 TITLE = "Seen in a browser"
 RED, BLUE = [255, 0, 0], [0, 0, 255]
@@ -81,6 +85,11 @@ class Browser:
         """Return how many bytes the page fetched to show an image: none if it was cached."""
         return self.driver.execute_script(BYTES_RECEIVED, image)
 
+    def resize(self, width: int) -> None:
+        """Show pages as in a window of this width, in pixels, which the program's may not have."""
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
     def screenshot(self, name: str) -> None:
         self._screenshots.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(self._screenshots / f"{name}.png"))
@@ -103,6 +112,27 @@ def eid(process: Process) -> int:
     files = {"data": ("red.png", picture("red", size=(300, 200)), "image/png")}
     created = visitor.create("File", {"title": TITLE}, files)
     return int(created.headers["Location"].partition("?")[0].rpartition("/")[2])
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_for_operators(browser: Browser, instance: Instance, width: int) -> None:
+    """It is as wide as the screen, whatever an instance is called."""
+    database = instance.database
+    where = {"host": database.host, "port": database.port, "user": database.user}
+    told = presence.Told("x" * presence.MAX_TEXT, reasons="y" * presence.MAX_TEXT)
+    browser.resize(width)
+    browser.login()
+    with closing(psycopg2.connect(dbname=database.name, **where)) as connection:
+        connection.cursor().execute(presence.write(told) + "SELECT 1")
+        browser.open("view?vid=hasite")
+        browser.screenshot(f"operators-{width}")
+    assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    problem = browser.driver.find_element(By.CSS_SELECTOR, ".problems .urgent")
+    assert "y" * presence.MAX_TEXT in problem.text
+    assert problem.value_of_css_property("background-color") == "rgba(253, 236, 234, 1)"
+    assert problem.location["y"] < 200
+    link = problem.find_element(By.TAG_NAME, "a").get_attribute("href")
+    assert link.endswith("/docs/monitor.md#an-instance-is-not-ready")
 
 
 def test_edited_picture_is_shown(browser: Browser, eid: int, tmp_path: Path) -> None:

@@ -246,6 +246,24 @@ def test_draining(site: WithoutWeb, visitor: Client) -> None:
     assert visitor.get("/readyz").status_code == 200
 
 
+def test_state_of_the_site(process: Process, client: Client, visitor: Client) -> None:
+    """It is in JSON alone."""
+    client.rql(
+        "INSERT CWUser U: U login 'alice', U upassword 'alice', U in_group G WHERE G name 'users'"
+    )
+    response = client.get("/hasite.json")
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    told = response.json()
+    assert told["others_seen"] == backend.POSTGRES
+    assert [instance["port"] for instance in told["instances"]] == [process.port]
+    [cache] = told["caches"]
+    assert not cache["down"]
+    assert visitor.get("/hasite.json").status_code == 401
+    visitor.login("alice", "alice")
+    response = visitor.get("/hasite.json")
+    assert (response.status_code, response.headers["Cache-Control"]) == (403, "no-store")
+
+
 def test_rendering(site: WithoutWeb, tmp_path: Path) -> None:
     """The commands for files of the architecture need no instance and no pages."""
     site_file = shutil.copy(SITES / "one_host.toml", tmp_path)  # beside it is the journal

@@ -84,6 +84,16 @@ class Purger:
         """How many paths wait, with the one that is being sent."""
         return len(self._paths) + self._sending
 
+    @property
+    def down(self) -> bool:
+        """Whether the cache did not answer the last request."""
+        return self._down
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the cache answered the last request, but did not accept it."""
+        return self._logged and not self._down
+
     def add(self, paths: Iterable[str]) -> None:
         """Queue paths, and return at once.
 

@@ -8,7 +8,7 @@ a proxy changes, such as an address.
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -97,7 +97,7 @@ def answer(
     else:
         advice = restart.advice(repo.config)
         ready = f"ready, but restart this instance: {advice}" if advice else "ready"
-        text = _summary(failures) or f"ServiceOK : {ready}"
+        text = summary(failures) or f"ServiceOK : {ready}"
     return _answer(status, "text/plain; charset=utf-8", text)
 
 
@@ -149,7 +149,8 @@ def _accepted(repo: Repository, reading: Reading) -> Reading:
     return reading
 
 
-def _summary(failures: list[Reading]) -> str:
+def summary(failures: Iterable[Reading]) -> str:
+    """Return the reasons of failures in one text, as the monitors give it."""
     texts = [reading.text.removeprefix("ServiceKO : ") for reading in failures]
     return f"ServiceKO : {'; '.join(texts)}" if texts else ""
 
@@ -168,7 +169,7 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
         "releaseId": version,
     }
     if failures:
-        health["output"] = _summary(failures)
+        health["output"] = summary(failures)
     checks = {}
     for name, reading in readings.items():
         key, kind = _CHECKS[name]

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +35,8 @@ class ProbeConnection:
     def __init__(self, source: NativeSQLSource, config: CubicWebConfiguration):
         self._source = source
         self._config = config
+        #: returns an SQL comment that precedes each query: `pg_stat_activity` shows it
+        self.comment: Callable[[], str] = str
         self._postgres = source.dbdriver == "postgres"
         # SQLite's file, and the database of CubicWeb's test cases, may be replaced by another
         self._keep = self._postgres and config.mode != "test"
@@ -124,7 +127,7 @@ class ProbeConnection:
         if self._postgres:
             # in this transaction only: behind pgbouncer others use the same session
             milliseconds = max(int(self._config["hasite-probe-deadline"] * 1000), 1)
-            sql = f"SET LOCAL statement_timeout = {milliseconds}; {sql}"
+            sql = f"{self.comment()}SET LOCAL statement_timeout = {milliseconds}; {sql}"
         cursor.execute(sql)
         rows = cursor.fetchall()
         cursor.close()

@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as DeadlineExceeded
 from typing import Any
@@ -40,10 +41,22 @@ def query(repo: Repository, sql: str, *, reconnect: bool = False) -> list[tuple[
     :param reconnect: whether to ask on a new connection
     :raises DatabaseUnavailable: no answer before the deadline (option `hasite-probe-deadline`)
     """
+    return _polls(repo).query(sql, reconnect)
+
+
+def precede(repo: Repository, comment: Callable[[], str]) -> None:
+    """Let an SQL comment precede each query.
+
+    :param comment: returns it, and never raises
+    """
+    _polls(repo).connection.comment = comment
+
+
+def _polls(repo: Repository) -> "_Polls":
     attributes = vars(repo)
     if _ATTRIBUTE not in attributes:
         attributes.setdefault(_ATTRIBUTE, _Polls(repo))
-    return attributes[_ATTRIBUTE].query(sql, reconnect)
+    return attributes[_ATTRIBUTE]
 
 
 class _Attempt(Future[list[tuple[Any, ...]]]):
@@ -60,7 +73,7 @@ class _Polls:
 
     def __init__(self, repo: Repository):
         self._config = repo.config
-        self._connection = ProbeConnection(repo.system_source, repo.config)
+        self.connection = ProbeConnection(repo.system_source, repo.config)
         self._lock = threading.Lock()
         self._questions: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
         self._in_flight: dict[tuple[str, bool], _Attempt] = {}
@@ -81,7 +94,7 @@ class _Polls:
         try:
             rows = self._result(sql, reconnect, came, came + patience)
         except DeadlineExceeded:
-            self._connection.cut(deadline)
+            self.connection.cut(deadline)
             state = self._note_silence()
             raise DatabaseUnavailable(state) from None
         except Exception as exc:
@@ -151,7 +164,7 @@ class _Polls:
             try:
                 attempt = self._questions.get(timeout=IDLE_TIMEOUT)
             except queue.Empty:
-                self._connection.close()
+                self.connection.close()
                 with self._lock:
                     if self._questions.empty():
                         self._thread = None
@@ -159,7 +172,7 @@ class _Polls:
                 continue
             until = attempt.asked + self._deadline
             try:
-                rows, error = self._connection.ask(*attempt.question, until=until), None
+                rows, error = self.connection.ask(*attempt.question, until=until), None
             except Exception as exc:
                 # it may come from the deadline, here or at the database, or from a silent host
                 rows, error = [], DeadlineExceeded() if time.monotonic() >= until else exc

@@ -9,7 +9,11 @@ from pyramid.response import Response
 from webob.multidict import MultiDict
 
 from cubicweb_hasite import names, paths, responses
-from cubicweb_hasite.monitoring import answers, port
+from cubicweb_hasite.caches import policy
+from cubicweb_hasite.monitoring import answers, overview, port, problems
+
+#: path of the state of the site, in JSON
+OVERVIEW = "/hasite.json"
 
 
 def includeme(config: Configurator) -> None:
@@ -23,6 +27,8 @@ def includeme(config: Configurator) -> None:
             continue  # cubicweb-prometheus serves the same registry there
         config.add_route(f"hasite_{path}", path)
         config.add_view(monitor, route_name=f"hasite_{path}", request_method="GET")
+    config.add_route("hasite_overview", OVERVIEW)
+    config.add_view(site_state, route_name="hasite_overview", request_method="GET")
 
 
 class _AsksMonitor:
@@ -53,6 +59,22 @@ def monitor(request: Request) -> Response:
     answer = answers.answer(repo, path, query, request.headers, trusted=False)
     # Pyramid's patterns match `/livez` with a line break at its end too
     return port.response(answer or answers.error(404, "there is no such monitor"))
+
+
+def site_state(request: Request) -> Response:
+    """Answer the state of the site to managers, as the page for operators shows it."""
+    if not request.authenticated_userid:
+        return responses.refuse(401, "log in as a manager")
+    if not request.cw_cnx.user.is_in_group("managers"):
+        return responses.refuse(403, "only managers may see this")
+    site = overview.look(request.registry["cubicweb.repository"])
+    found = [
+        {"text": str(problem), "url": problem.url, "urgent": problem.urgent}
+        for problem in problems.problems(site)
+    ]
+    response = Response(json_body={"problems": found, **site.facts()})
+    response.headers["Cache-Control"] = policy.NO_STORE
+    return response
 
 
 def is_monitor(environ: dict[str, Any], prefix: str) -> bool:

@@ -7,9 +7,11 @@ be kept in git, which merges it line by line (`journal.md merge=union` in `.gita
 import fcntl
 import os
 import pwd
+import re
 import socket
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 NAME = "journal.md"
 _HEADER = """\
@@ -20,6 +22,20 @@ Interventions on the site, the latest last. `cubicweb-ctl hasite-journal` adds o
 | when | who | on | what | result |
 |---|---|---|---|---|
 """
+#: how much of the end of a journal is read, in bytes
+_READ = 100_000
+# a cell as `_cell` writes it, before its end
+_CELL = re.compile(r"((?:\\.|[^|\\])*)\|")
+
+
+class Entry(NamedTuple):
+    """A line of a journal."""
+
+    when: str
+    who: str
+    host: str
+    what: str
+    result: str
 
 
 def append(folder: Path, what: str, result: str) -> None:
@@ -39,6 +55,40 @@ def append(folder: Path, what: str, result: str) -> None:
             line = _HEADER + line
         file.write(line.encode())
         os.fsync(file.fileno())
+
+
+def latest(folder: Path, patterns: dict[str, str]) -> dict[str, Entry]:
+    """Return the latest lines that tell of something, those of them that there are.
+
+    Never raises: without a journal that can be read there is none.
+
+    :param folder: the folder of the journal
+    :param patterns: regular expressions that are looked for in what was done, by any key
+    """
+    found = {}
+    for line in _last_lines(folder / NAME):
+        cells = [_read_cell(cell) for cell in _CELL.findall(line.strip().removeprefix("|"))]
+        if len(cells) != len(Entry._fields):
+            continue
+        entry = Entry(*cells)
+        for key, pattern in patterns.items():
+            if re.search(pattern, entry.what, re.IGNORECASE):
+                found[key] = entry
+    return found
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - _READ, 0))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _read_cell(cell: str) -> str:
+    """Return the text that :func:`_cell` has written."""
+    return re.sub(r"\\(.)", r"\1", cell).strip()
 
 
 def _who() -> str:
