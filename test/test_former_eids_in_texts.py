@@ -89,9 +89,11 @@ class TextsTC(EditingTC):
     def test_wrong(self) -> None:
         """What names no eid is answered as by CubicWeb."""
         self.text = ":eid:`the picture` :eid:`-1` :rql:`Any` :bookmark:`x` :bookmark:`99999`"
+        self.text += "\n\n.. rql-table::\n\nEND\n"
         with self.admin_access.cnx() as cnx:
             cnx.entity_from_eid(self.article).cw_set(content=self.text)
             cnx.commit()
         page = self.page(f"/article/{self.article}").text
         assert page.count("must be a positive number") >= 2
         assert "Unknown EID 99999" in page
+        assert "Content block expected" in page

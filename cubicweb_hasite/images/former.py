@@ -28,7 +28,7 @@ def current_rql(cnx: Connection, rql: str) -> str:
     """
     try:
         tree = parse(rql, print_errors=False)
-    except RQLException:
+    except (RQLException, IndexError):  # the latter for an empty query, in rql 1.0.2
         return rql
     changed = False
     for select in tree.children:
