@@ -1,8 +1,8 @@
 """What processes tell each other: which part of their memory is out of date.
 
 A notice is sent in the transaction of the change, so PostgreSQL delivers it at the commit or never
-(NOTIFY, https://www.postgresql.org/docs/15/sql-notify.html). It names parts, not values: whoever
-gets it reads the database. Ordinary edits send none.
+(`NOTIFY`). It names parts, not values: whoever gets it reads the database. Ordinary edits send
+none.
 """
 
 from collections.abc import Iterable
