@@ -52,6 +52,17 @@ options = (
         },
     ),
     (
+        "hasite-password-ends-sessions",
+        {
+            "type": "yn",
+            "default": True,
+            "help": "when the password of a user changes, end the sessions that were opened with "
+            "the former one, except for the one in which the user has changed it.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-edit-by-get",
         {
             "type": "yn",

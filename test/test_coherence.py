@@ -62,6 +62,12 @@ class Site:
         )
         return int(str(eid)), login
 
+    def change_password(self, eid: int, password: str) -> None:
+        """Give a user another password."""
+        self.instance.shell(
+            f"cnx.entity_from_eid({eid}).cw_set(upassword={password.encode()!r})\ncommit()\n"
+        )
+
     def change_state(self, eid: int, transition: str) -> None:
         """Fire a transition of the workflow of users."""
         self.instance.shell(
@@ -183,6 +189,34 @@ def test_user_who_is_gone(site: Site, how: str) -> None:
     assert not site.rql("Any T WHERE T is Tag, T name 'written'")
     for process in site.processes:
         assert "Traceback" not in process.log.split(login)[-1]
+
+
+def test_password(site: Site) -> None:
+    """Sessions of the former password end, but for the one in which it was changed."""
+    eid, login = site.new_user()
+    here, elsewhere = site.visitor(0, login), site.visitor(1, login)
+    changes = {"upassword": "another", f"upassword-subject-confirm:{eid}": "another"}
+    response = here.submit(here.form(f"cwuser/{login}?vid=edition"), eid, changes)
+    assert response.status_code == 303, response.text
+    assert login in here.get("").text
+    here.base_url = site.processes[1].url
+    assert login in here.get("").text
+    assert login not in elsewhere.get("").text
+    assert "auth_tkt" not in {cookie.name for cookie in elsewhere.session.cookies}
+    site.change_password(eid, "a third one")
+    assert login not in here.get("").text
+    visitor = site.visitor(0)
+    visitor.login(login, "a third one")
+    assert login in visitor.get("").text
+
+
+def test_password_that_ends_no_session(site: Site) -> None:
+    eid, login = site.new_user()
+    with site.instance.process(hasite_password_ends_sessions="no") as process:
+        visitor = Visitor(process.url)
+        visitor.login(login, login)
+        site.change_password(eid, "another")
+        assert login in visitor.get("").text
 
 
 def test_permission_that_is_rolled_back(site: Site) -> None:

@@ -16,6 +16,7 @@ VALUES = {
     "hasite-page-max-age": "index:10,primary:30",
     "hasite-replace-always": "yes",
     "hasite-edit-by-get": "yes",
+    "hasite-password-ends-sessions": "no",
     "hasite-probe-deadline": 5.0,
     "hasite-pool-timeout": 5.0,
     "hasite-speed-ups": "no",

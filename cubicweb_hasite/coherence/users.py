@@ -16,8 +16,19 @@ from pyramid.events import ApplicationCreated
 from pyramid.request import Request
 from pyramid.response import Response
 
+from cubicweb_hasite.coherence import passwords
+
 #: how many users a process remembers
 _MAX_USERS = 100
+
+_STATE = """
+    SELECT cw_CWGroup.cw_name, cw_State.cw_name, cw_upassword FROM cw_CWUser
+    JOIN in_group_relation ON in_group_relation.eid_from = cw_CWUser.cw_eid
+    JOIN cw_CWGroup ON cw_CWGroup.cw_eid = in_group_relation.eid_to
+    LEFT JOIN in_state_relation ON in_state_relation.eid_from = cw_CWUser.cw_eid
+    LEFT JOIN cw_State ON cw_State.cw_eid = in_state_relation.eid_to
+    WHERE cw_CWUser.cw_eid = %(user)s
+"""
 
 
 class Users:
@@ -74,27 +85,34 @@ def _ask_for_the_state(event: ApplicationCreated) -> None:
     # an application may have a policy of its own
     if getattr(policy, "_callback", None) is core.get_principals:
         policy._callback = principals
+        if event.app.registry["cubicweb.config"]["hasite-password-ends-sessions"]:
+            passwords.remember_tokens(policy)
 
 
 def principals(userid: int | str, request: Request) -> set[str] | None:
-    """Return the groups of a user, None if the user is deleted or deactivated.
+    """Return the groups of a user, None if the user may not be logged in any longer.
 
-    It takes the place of `cubicweb.pyramid.core.get_principals`, and asks for the state in the
-    query that asks for the groups. In the second case the visitor is anonymous, and the response
-    removes the cookies.
+    That is if the user is deleted or deactivated, or has another password than at the login. The
+    visitor is anonymous then, and the response removes the cookies.
+
+    It takes the place of `cubicweb.pyramid.core.get_principals`, and asks for all in one query.
     """
     repo = request.registry["cubicweb.repository"]
     with repo.internal_cnx() as cnx:
-        rows = cnx.execute(
-            "Any GN, SN WHERE U in_group G, G name GN, U in_state S?, S name SN, U eid %(user)s",
-            {"user": int(userid)},
-        ).rows
-    states = {state for _group, state in rows}
-    if not rows or (repo.config.consider_user_state and not states <= _may_log_in(repo)):
+        rows = cnx.system_sql(_STATE, {"user": int(userid)}).fetchall()
+    states = {state for _group, state, _password in rows}
+    if (
+        not rows
+        or (repo.config.consider_user_state and not states <= _may_log_in(repo))
+        or (
+            repo.config["hasite-password-ends-sessions"]
+            and not passwords.is_valid(request, rows[0][2])
+        )
+    ):
         _log_out(request)
         return None
     request._cw_cached_session = core.repo_connect(request, repo, eid=userid)
-    return {group for group, _state in rows}
+    return {group for group, _state, _password in rows}
 
 
 def _may_log_in(repo: Repository) -> set[str | None]:

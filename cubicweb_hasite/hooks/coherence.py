@@ -6,7 +6,7 @@ from cubicweb.predicates import is_instance
 from cubicweb.server import hook
 from cubicweb.server.session import Connection
 
-from cubicweb_hasite.coherence import memory, notices
+from cubicweb_hasite.coherence import memory, notices, passwords
 from cubicweb_hasite.hooks import CATEGORY
 
 _PERMISSIONS = ("read_permission", "add_permission", "update_permission", "delete_permission")
@@ -56,6 +56,21 @@ class UserOrPropertyHook(hook.Hook):
             if self.entity.cw_etype == "CWProperty":
                 parts.append(notices.PROPERTIES)
             _notify(self._cw, *parts)
+
+
+class OwnPasswordHook(hook.Hook):
+    """Let the session go on in which a user changes their own password."""
+
+    __regid__ = "hasite.own_password"
+    __select__ = hook.Hook.__select__ & is_instance("CWUser")
+    events = ("after_update_entity",)
+    category = CATEGORY
+
+    def __call__(self) -> None:
+        cnx, eid = self._cw, self.entity.eid
+        request = getattr(getattr(cnx, "session", None), "_pyramid_request", None)
+        if "upassword" in self.entity.cw_edited and eid == cnx.user.eid and request is not None:
+            passwords.renew(request, eid, passwords.stored_password(cnx, eid))
 
 
 class UserRelationHook(hook.Hook):
