@@ -25,7 +25,7 @@ FLOORS = (
     {"images", "database"},
     {"monitoring"},
     {"responses"},
-    {"caches", "operations"},
+    {"caches", "operations", "sessions"},
     {
         "names",
         "parts",
