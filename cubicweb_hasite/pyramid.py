@@ -23,6 +23,7 @@ from cubicweb_hasite.database.answers import unavailability, unavailable
 from cubicweb_hasite.images import lookup
 from cubicweb_hasite.monitoring import metrics, port, presence, routes
 from cubicweb_hasite.operations import draining
+from cubicweb_hasite.sessions import cookie
 
 Handler = Callable[[Request], Response]
 
@@ -81,6 +82,7 @@ def includeme(config: Configurator) -> None:
         config.add_tween(tween, under=EXCVIEW, over=below)
         below = tween
     config.include(pages)
+    config.include(cookie)
     config.add_subscriber(protect_caches, NewResponse)
     if not in_tests:
         presence.start(repo)

@@ -25,7 +25,7 @@ FLOORS = (
     {"images", "database", "coherence"},
     {"monitoring"},
     {"responses"},
-    {"caches", "operations"},
+    {"caches", "operations", "sessions"},
     {
         "names",
         "parts",

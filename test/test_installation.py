@@ -43,6 +43,12 @@ def check(process: Process, eid: int, data: bytes) -> None:
     assert "hasite: " in response.text
 
 
+def check_table(instance: Instance) -> None:
+    """Assert that the instance has the table of long sessions."""
+    count = 'cnx.system_sql("SELECT COUNT(*) FROM hasite_session").fetchone()'
+    assert "(0,)" in instance.shell(f"print({count})\n")
+
+
 def test_existing_instance(existing: Instance) -> None:
     process = existing.process()
     process.start()
@@ -53,6 +59,7 @@ def test_existing_instance(existing: Instance) -> None:
     process.stop()
 
     existing.shell("add_cube('hasite')\n")
+    check_table(existing)
 
     process.start()
     check(process, eid, RED)
@@ -63,9 +70,19 @@ def test_existing_instance(existing: Instance) -> None:
 
     # as if the cube had been of an earlier version
     older = 'SET P value "0.0.1" WHERE P pkey "system.version.hasite"'
-    existing.shell(f"rql({older!r})\ncommit()\n")
+    drop = 'cnx.system_sql("DROP TABLE hasite_session")'
+    existing.shell(f"rql({older!r})\n{drop}\ncommit()\n")
     existing.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=y", existing.name)
+    check_table(existing)
 
     process.start()
     check(process, eid, BLUE)
     process.stop()
+
+
+def test_removal(existing: Instance) -> None:
+    """The cube takes its tables with it."""
+    existing.shell("add_cube('hasite')\n")
+    existing.shell("drop_cube('hasite')\n")
+    with pytest.raises(RuntimeError, match="hasite_session"):
+        check_table(existing)

@@ -154,8 +154,6 @@ class Images:
 
 def _edit(visitor: Visitor, draw: random.Random, images: Images) -> None:
     """Edit an image through a form, as a visitor does."""
-    # the session is in a cookie, which cannot hold the errors of many forms
-    visitor.session.cookies.set("session", None)
     drawn = images.draw(draw)
     if drawn is None:
         time.sleep(0.1)

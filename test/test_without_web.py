@@ -92,7 +92,8 @@ def site(
     instance.create()
     instance.shell("add_cube('hasite')\n")
     older = 'SET P value "0.0.1" WHERE P pkey "system.version.hasite"'
-    instance.shell(f"rql({older!r})\ncommit()\n")
+    drop = 'cnx.system_sql("DROP TABLE hasite_session")'
+    instance.shell(f"rql({older!r})\n{drop}\ncommit()\n")
     instance.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=n", instance.name)
     ini = directory / instance.name / "pyramid.ini"
     auth = "  cubicweb.pyramid.auth\n"

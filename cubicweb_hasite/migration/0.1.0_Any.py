@@ -1,6 +1,10 @@
 # ruff: noqa: F821 (names given by CubicWeb to migration scripts)
 # Instances that had the cube before its first release.
+from cubicweb_hasite.sessions import table
+
 if "FormerEid" in schema:
     sync_schema_props_perms("FormerEid")
 else:
     add_entity_type("FormerEid")
+table.create(cnx)
+commit()

@@ -1,0 +1,5 @@
+# ruff: noqa: F821 (names given by CubicWeb to migration scripts)
+from cubicweb_hasite.sessions import table
+
+table.create(cnx)
+commit()
