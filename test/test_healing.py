@@ -94,6 +94,8 @@ def locked(server: PostgreSQL, table: str) -> Iterator[psycopg2.extensions.conne
 
 def fill_pool(server: PostgreSQL, process: Process) -> None:
     """Let all the connections of the pool be opened."""
+    # the process reads what it remembers of the database when it has started
+    wait_until(lambda: pool(process) == "0.0%", "the pool to be idle")
     with ThreadPoolExecutor(POOL) as executor:
         with locked(server, "cw_Album"):
             waiting = [executor.submit(Visitor(process.url).get, ALBUMS) for _ in range(POOL)]

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -101,7 +101,13 @@ def standby(site: Site) -> Iterator[None]:  # noqa: F811
 
 @contextmanager
 def refusing(site: Site) -> Iterator[None]:  # noqa: F811
-    site.postgresql.require_password(True)
+    with closing(site.connect()) as connection:
+        site.postgresql.require_password(True)
+        # the probes open another connection every 30 seconds
+        connection.cursor().execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'hasite-probes'"
+        )
     try:
         yield
     finally:
