@@ -30,12 +30,9 @@ if os.environ.get("DB") == "sqlite":
         f"test_{name}.py"
         for name in (
             "browser",
-            "cached_pages",
-            "caches",
             "demo",
             "deploy_*",
             "documentation",
-            "drain_command",
             "floors",
             "gunicorn",
             "healing",
@@ -45,14 +42,12 @@ if os.environ.get("DB") == "sqlite":
             "operators_page",
             "options_without_site",
             "package",
-            "paths",
             "rehearsal*",
             "servers",
             "setup",
             "shared_pages",
             "upgrade",
             "versions",
-            "without_web",
         )
     ]
 if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
