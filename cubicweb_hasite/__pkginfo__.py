@@ -10,7 +10,7 @@ from importlib.metadata import metadata, requires
 modname = "cubicweb_hasite"
 distname = "cubicweb-hasite"
 
-version = "0.1.0"
+version = "0.2.0"
 numversion = tuple(int(number) for number in version.split("."))
 
 _metadata = metadata(distname)

@@ -1,14 +1,21 @@
 """The cube is added to an existing instance, and upgraded, with its data kept."""
 
+import lzma
 import re
+from collections.abc import Callable
+from pathlib import Path
 
+import backend
 import pytest
 from pictures import picture
 from servers.instance import Instance, Process
+from servers.postgresql import Database
 from servers.visitor import Visitor
 
 RED = picture("red")
 BLUE = picture("blue")
+#: databases as `pg_dump --no-owner --no-acl` wrote them, named for the version of the cube
+DUMPS = Path(__file__).with_name("dumps")
 
 
 @pytest.fixture
@@ -78,6 +85,29 @@ def test_existing_instance(existing: Instance) -> None:
     process.start()
     check(process, eid, BLUE)
     process.stop()
+
+
+def test_first_code(server_directory: Callable[[str], Path], database: Database) -> None:
+    """An instance that the first code of the cube has made, which needed cubicweb-web, is upgraded.
+
+    The dump has an image, red when it was created and blue since it was edited.
+    """
+    if not backend.POSTGRES:
+        pytest.skip("SQLite does not read the dump")
+    dump = lzma.decompress((DUMPS / "0.1.0.sql.xz").read_bytes()).decode()
+    backend.postgresql().restore(dump, database)
+    instance = Instance(server_directory("instance"), ["hasite", "web", "file"], database)
+    instance.configure()
+    instance.ctl("upgrade", "--force", "--verbosity=0", "--backup-db=n", instance.name)
+    check_table(instance)
+    cubes = instance.shell("print(sorted(repo.get_versions()))\n")
+    assert {"file", "hasite", "web"} <= set(re.findall(r"\w+", cubes))
+    with instance.process() as process:
+        check(process, 829, BLUE)
+        response = visit(process).edit(830, "File", files={"data": ("a.png", RED, "image/png")})
+        assert eid_in(response.headers["Location"]) > 830
+        for former in (829, 830):
+            check(process, former, RED)
 
 
 def test_removal(existing: Instance) -> None:

@@ -125,8 +125,8 @@ class Instance:
         """
         return self.ctl("shell", self.name, script=script)
 
-    def create(self) -> None:
-        """Create the instance, and fill its database.
+    def configure(self) -> None:
+        """Write the configuration of the instance, whose database is left as it is.
 
         :raises RuntimeError: `cubicweb-ctl` failed.
         """
@@ -140,6 +140,13 @@ class Instance:
         if not self.rest_html:
             ini = self.directory / self.name / "pyramid.ini"
             ini.write_text(re.sub(r"(?m)^ .*rest_api\.include_html\n", "", ini.read_text()))
+
+    def create(self) -> None:
+        """Create the instance, and fill its database.
+
+        :raises RuntimeError: `cubicweb-ctl` failed.
+        """
+        self.configure()
         self.ctl("db-create", "--automatic", "--create-db=n", self.name)
 
     def uwsgi(self) -> list[str]:

@@ -235,6 +235,22 @@ class PostgreSQL(Server):
         self.sql(f'CREATE DATABASE "{name}" TEMPLATE template0', timeout=60)
         return self.database(name)
 
+    def restore(self, dump: str, database: Database) -> None:
+        """Run what `pg_dump` wrote, as SQL, in an empty database.
+
+        :raises subprocess.CalledProcessError: a statement failed.
+        """
+        subprocess.run(
+            [
+                *(self._psql, "-Xq", "-v", "ON_ERROR_STOP=1"),
+                *("-h", self.host, "-p", str(self.port), "-U", self.user, database.name),
+            ],
+            input=dump,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+
     def database(self, name: str) -> Database:
         """Return how to reach the database `name`, which need not exist."""
         return Database("postgres", name, self.host, self.port, self.user)

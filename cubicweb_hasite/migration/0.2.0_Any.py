@@ -1,5 +1,5 @@
 # ruff: noqa: F821 (names given by CubicWeb to migration scripts)
-# Instances that had the cube before its first release.
+# Instances that had 0.1.0, the code before the first release.
 from cubicweb_hasite.sessions import table
 
 if "FormerEid" in schema:
