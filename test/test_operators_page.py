@@ -323,7 +323,7 @@ def test_primary_is_lost(site: Site, process: Process, manager: Visitor) -> None
         expected = "The database is read-only: there is no primary"
         assert problems(manager)[0] == expected
         [node] = rows(page(manager), "Database nodes")
-        assert (node["Role"], node["State"]) == ("standby", "follows nobody")
+        assert (node["Role"], node["State"]) == ("standby", "not connected to a primary")
         # instances say that they are out of service
         reason = "not ready: the database is read-only, it is a standby"
         wait_until(lambda: reason in str(problems(manager)), "a look", timeout=SOON)

@@ -144,7 +144,7 @@ class OperatorsView(StartupView):
         elif database.receives:
             state = tr("follows a primary")
         else:
-            state = tr("follows nobody")
+            state = tr("not connected to a primary")
         lag = "" if database.replayed is None else tr("%s ago") % self._duration(database.replayed)
         rows = [
             {
