@@ -88,7 +88,7 @@ def test_existing_instance(existing: Instance) -> None:
 
 
 def test_first_code(server_directory: Callable[[str], Path], database: Database) -> None:
-    """An instance that the first code of the cube has made, which needed cubicweb-web, is upgraded.
+    """An instance that the first code of the cube has made is upgraded; it needed cubicweb-web.
 
     The dump has an image, red when it was created and blue since it was edited.
     """

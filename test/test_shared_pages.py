@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import requests
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
 from servers.rendered import RenderedSite, rendered_site
 from servers.support import wait_until
 from servers.visitor import Visitor
+from test_browser import Browser
 from webob import Response
 
 from cubicweb_hasite.caches import policy
@@ -27,7 +30,7 @@ OWN_VIEWS = ("form", "token", "message", "session", "cookie")
 MAX_AGE = ",".join(
     f"{view}:600" for view in ("index", "primary", *(f"test_{name}" for name in OWN_VIEWS))
 )
-MAX_AGE += ",test_headers:600,test_guarded:600,manage:1"
+MAX_AGE += ",test_headers:600,test_guarded:600,manage:1,list:600"
 SITE_KEYS = f"""\
 languages = ["en", "fr"]
 options = {{ "hasite-page-max-age" = "{MAX_AGE}" }}
@@ -131,6 +134,32 @@ def test_burst(site: RenderedSite, admin: Visitor) -> None:
         assert "Breaking news" in page.text
     assert renderings(site, f"/{path}") <= 2
     assert "admin" in admin.get(path).text
+
+
+def test_facets(site: RenderedSite, admin: Visitor, tmp_path: Path) -> None:
+    """A page with facets is shared, and the facets work for who has no token yet."""
+    for title in ("violin", "trumpet"):
+        create_file(admin, title)
+    path = "view?rql=Any+X+WHERE+X+is+File&vid=list"
+    for hit in (False, True):
+        page = ask(site, path)
+        has_nothing_of_a_visitor(page)
+        assert "cubicweb:facetargs" in page.text
+        assert is_hit(page) == hit
+    browser = Browser(site.url, tmp_path / "profile", tmp_path)
+    try:
+        browser.open(path)
+        assert browser.driver.get_cookie("csrf_token") is None
+        assert "trumpet" in browser.driver.page_source
+        words = browser.driver.find_element(By.NAME, "has_text-facet")
+        words.send_keys("violin", Keys.ENTER)
+        browser.wait(lambda: "trumpet" not in browser.driver.page_source)
+        assert "violin" in browser.driver.page_source
+        assert browser.driver.get_cookie("csrf_token")
+    finally:
+        browser.driver.quit()
+    # filtered in the browser alone
+    assert is_hit(ask(site, path))
 
 
 def test_logged_in_first(site: RenderedSite, admin: Visitor) -> None:

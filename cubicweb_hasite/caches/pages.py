@@ -25,7 +25,7 @@ from pyramid.tweens import EXCVIEW, INGRESS, MAIN
 from zope.interface import implementer
 
 from cubicweb_hasite import options, parts, paths
-from cubicweb_hasite.caches import policy
+from cubicweb_hasite.caches import policy, token
 from cubicweb_hasite.names import ANONYMOUS, AUDIENCE_COOKIES
 
 Handler = Callable[[Request], Response]
@@ -35,12 +35,17 @@ ABOVE_PAGES = ("cubicweb_web.bwcompat.TweenHandler", MAIN)
 
 _KEY = "hasite.anonymous_page"
 _AUDIENCE_COOKIE = re.compile(AUDIENCE_COOKIES)
-_POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post""", re.IGNORECASE)
+_POST_FORM = re.compile(rb"""<form\b[^>]*\bmethod\s*=\s*["']?post[^>]*>""", re.IGNORECASE)
+# A form of facets (cubicweb_web.views.facets) is not sent, it has no token: a script reads it, and
+# asks /ajax with the visitor's own token.
+_FACETS_FORM = re.compile(rb"""<form\b[^>]*\baction="" cubicweb:facetargs="[^>]*>""")
 
 
 def includeme(config: Configurator) -> None:
     """Let pages be shared if the option `hasite-page-max-age` names views."""
     by_view = options.page_ages(config.registry["cubicweb.config"])
+    if by_view:
+        config.include(token)
     # without the option too: the balancer may be configured before the instance, or after it
     config.add_tween(
         "cubicweb_hasite.caches.pages.name_tween_factory", under=INGRESS, over=EXCVIEW
@@ -181,8 +186,8 @@ def _is_nobody(request: Request) -> bool:
 def _is_shareable(request: Request, response: Response) -> bool:
     """Return whether a rendered page is the same for all visitors with its language.
 
-    It is not if it holds a form, a login or a message, or if its view has set headers for caches
-    or cookies. (A message comes from the session, which has changed then.)
+    It is not if it holds a form that a browser sends, a login or a message, or if its view has set
+    headers for caches or cookies. (A message comes from the session, which has changed then.)
     """
     headers = response.headers
     vary = {field.strip().lower() for field in ",".join(headers.getall("Vary")).split(",")}
@@ -194,7 +199,7 @@ def _is_shareable(request: Request, response: Response) -> bool:
         and "Set-Cookie" not in headers
         and vary <= {"", "accept-language"}
         and get_csrf_token(request).encode() not in response.body
-        and not _POST_FORM.search(response.body)
+        and all(map(_FACETS_FORM.fullmatch, _POST_FORM.findall(response.body)))
     )
 
 
