@@ -193,7 +193,7 @@ cd small
 status=0
 "$@" || status=$?
 cat rehearsal-*/state.json > ../state-1.json
-mount -o remount,size=100m .
+mount -t tmpfs -o remount,size=100m none "$PWD"
 "$@"
 cp -r rehearsal-* journal.md ..
 exit "$status"
