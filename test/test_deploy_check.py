@@ -49,6 +49,7 @@ MISTAKES = {
     "monitor/var/lib/grafana/dashboards/hasite-haproxy.json": ("rate(", "rat("),
     "monitor/var/lib/grafana/dashboards/hasite-squid.json": ('"targets"', '"target"'),
     "monitor/etc/nagios4/conf.d/hasite.cfg": ("hasite-ping", "hasite-pong"),
+    "monitor/etc/nagios4/nagios.cfg": ("cfg_dir=", "cfg_folder="),
 }
 
 

@@ -223,6 +223,7 @@ class _Renderer:
         site = self.site
         context: dict[str, Any] = {"name": name, "host": host}
         if site.nagios:
+            yield "etc/nagios4/nagios.cfg", self._file("nagios4/nagios.cfg", **context)
             yield "etc/nagios4/conf.d/hasite.cfg", self._file("nagios4/hasite.cfg", **context)
         if not site.prometheus:
             return
