@@ -17,7 +17,7 @@ from cubicweb_hasite.__pkginfo__ import documentation, version
 from cubicweb_hasite.deploy import dashboards, limits, tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
-from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
+from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters, shows_nagios
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -261,6 +261,7 @@ class _Renderer:
         runbook = self._file(
             "document/runbook.md",
             secrets=tables.secrets(site),
+            nagios=[host.address for host in site.hosts.values() if shows_nagios(site, host)],
             packages={name: list(tables.packages(site, name)) for name in site.hosts},
         )
         places: dict[str, dict[str, Host]] = defaultdict(dict)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
-from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters
+from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters, shows_nagios
 
 
 def bracketed(address: str) -> str:
@@ -209,6 +209,8 @@ def packages(site: Site, name: str) -> Iterator[str]:
             yield "prometheus"
         if site.nagios:
             yield from ("nagios4", "monitoring-plugins-basic", "mailutils")
+            if shows_nagios(site, host):
+                yield "apache2"
     if site.prometheus:
         for program, _port in exporters(site, host):
             yield program
@@ -225,7 +227,7 @@ def drop_ins(site: Site, name: str) -> Iterator[tuple[str, str]]:
         "keepalived": "balancer" in host.roles and site.keepalived,
         "squid": "web" in host.roles and site.squid,
         "varnish": "web" in host.roles and site.varnish,
-        "apache2": "web" in host.roles and site.apache,
+        "apache2": ("web" in host.roles and site.apache) or shows_nagios(site, host),
         "patroni": "database" in host.roles and site.patroni,
         "etcd": name in site.etcd,
         "prometheus": "monitoring" in host.roles and site.prometheus,
