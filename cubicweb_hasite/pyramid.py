@@ -57,10 +57,12 @@ def includeme(config: Configurator) -> None:
     if in_tests:  # where options change
         speed_ups.discard("hasite-remember-options")
     upstream.speed_up(config, speed_ups)
-    if parts.has_web(instance) and "hasite-remember-source-lines" in speed_ups:
+    if parts.has_web(instance):
         from cubicweb_hasite import upstream_web
 
-        upstream_web.remember_source_lines()
+        upstream_web.print_no_monitors()
+        if "hasite-remember-source-lines" in speed_ups:
+            upstream_web.remember_source_lines()
     config.add_tween(
         "cubicweb_hasite.pyramid.upload_limit_tween_factory", under=INGRESS, over=EXCVIEW
     )

@@ -10,6 +10,11 @@ from cubicweb import ValidationError
 from cubicweb_web import bwcompat
 from cubicweb_web.request import CubicWebRequestBase
 from logilab.common.changelog import Version
+from pyramid.request import Request
+from pyramid.response import Response
+
+from cubicweb_hasite import paths
+from cubicweb_hasite.monitoring import routes
 
 _CUBICWEB_WEB = Version(version("cubicweb-web"))
 
@@ -63,3 +68,21 @@ def _source_lines(controller: type) -> tuple[None, int]:
 @cache
 def _first_line(controller: type) -> int:
     return inspect.getsourcelines(controller)[1]
+
+
+def print_no_monitors() -> None:
+    """Leave out the requests for monitors of the lines that cubicweb-web prints, one a request.
+
+    `TweenHandler.__call__` (cubicweb_web.bwcompat) prints them, and no logger can be told not to.
+    A balancer asks two a second: in the journal they would hide what visitors do.
+    """
+    printing = bwcompat.TweenHandler.__call__
+    if Version("1.6.2") < _CUBICWEB_WEB or printing.__module__ == __name__:
+        return
+
+    def call(self: bwcompat.TweenHandler, request: Request) -> Response:
+        _root, prefix = paths.site_root(request.registry["cubicweb.config"])
+        monitors = request.method in ("GET", "HEAD") and routes.is_monitor(request.environ, prefix)
+        return self.handler(request) if monitors else printing(self, request)
+
+    bwcompat.TweenHandler.__call__ = call

@@ -49,6 +49,7 @@ MISTAKES = {
     "monitor/var/lib/grafana/dashboards/hasite-haproxy.json": ("rate(", "rat("),
     "monitor/var/lib/grafana/dashboards/hasite-squid.json": ('"targets"', '"target"'),
     "monitor/etc/nagios4/conf.d/hasite.cfg": ("hasite-ping", "hasite-pong"),
+    "monitor/etc/nagios4/nagios.cfg": ("cfg_dir=", "cfg_folder="),
 }
 
 
@@ -289,7 +290,7 @@ def test_module_of_apache_that_is_not_here(example: Path, tmp_path: Path) -> Non
 
 
 def test_unit_that_is_not_installed(example: Path, tmp_path: Path) -> None:  # noqa: F811
-    """A drop-in is checked with the unit that it is for."""
+    """A drop-in is checked all the same, with another unit."""
     path = "web1/etc/systemd/system/squid.service.d/hasite.conf"
     folder = copy_files(example / "out", [path], tmp_path / "copy")
     units = folder / "web1/etc/systemd/system"
@@ -297,9 +298,14 @@ def test_unit_that_is_not_installed(example: Path, tmp_path: Path) -> None:  # n
     change(folder / output.MANIFEST, "squid.service", "nosuch.service")
     [result] = check.check(folder)
     assert (result.verdict, result.detail) == (
-        "not checked",
-        "nosuch.service is not installed here",
+        "ok",
+        "systemd-analyze verify; the programs that it starts: not checked; "
+        "Debian's unit: another one",
     )
+    change(units / "nosuch.service.d/hasite.conf", "ProtectSystem=", "ProtectSystm=")
+    [result] = check.check(folder)
+    assert result.verdict == "WRONG"
+    assert "ProtectSystm" in result.detail
 
 
 def test_other_version_of_postgresql(tmp_path: Path) -> None:

@@ -335,3 +335,16 @@ class TestManagementPort:
                 assert get(f"http://127.0.0.1:{management}/{path}").status_code == 200
         finally:
             server.stop()
+
+
+def test_monitors_are_not_in_the_log(instance: Instance) -> None:
+    """A balancer asks two a second: they would hide what visitors do."""
+    with instance.process() as process:
+        for path in ENDPOINTS:
+            get(process.url + path)
+        get(f"{process.url}view?vid=nosuch")
+        get(f"{process.url}livez/nosuch")
+        wait_until(lambda: "livez/nosuch" in process.log, "the last request in the log")
+    lines = re.findall(r'view\) "GET (\S+)', process.log)
+    # the fixture asks for the login page until the process answers
+    assert [line for line in lines if line != "/login"] == ["/view", "/livez/nosuch"]

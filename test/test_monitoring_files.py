@@ -187,6 +187,18 @@ def test_prometheus_alerts() -> None:
     assert names == set(re.findall(r"alertname: (\w+)", ALERTS_TEST.read_text()))
 
 
+def test_alerts_of_hosts(tmp_path: Path) -> None:
+    """The alerts of the programs on the hosts, as they are rendered."""
+    folder = "all/etc/prometheus/hasite"
+    rendering = render.render(load.load(SITE), drawing=False)
+    for name in ("host.rules.yml", "postgresql.rules.yml"):
+        (tmp_path / name).write_bytes(rendering[f"{folder}/{name}"].content)
+    test = tmp_path / "test.yml"
+    test.write_text(ALERTS_TEST.with_name("hosts_alerts_test.yml").read_text())
+    result = subprocess.run([PROMTOOL, "test", "rules", test], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_metrics_exist(instance: Instance) -> None:
     """The alerts and the dashboard ask for metrics, and labels, that an instance has."""
     port = free_port()

@@ -17,7 +17,7 @@ from cubicweb_hasite.__pkginfo__ import documentation, version
 from cubicweb_hasite.deploy import dashboards, limits, tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, RenderError, Rendering
-from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters
+from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters, shows_nagios
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -112,7 +112,6 @@ class _Renderer:
                 yield from groups[role](name, host)
         if name in self.site.etcd:
             yield "etc/default/etcd", self._file("default/etcd", name=name, host=host)
-            yield self._restart("etcd")
         if self.site.prometheus:
             for program, port in exporters(self.site, host):
                 context: dict[str, Any] = {"program": program, "port": port, "host": host}
@@ -120,10 +119,11 @@ class _Renderer:
                     f"etc/default/{program}",
                     self._file("default/prometheus-exporter", **context),
                 )
-
-    def _restart(self, program: str) -> tuple[str, File]:
-        path = f"etc/systemd/system/{program}.service.d/hasite.conf"
-        return path, self._file("systemd/restart.conf", program=program)
+        here = self.site.instances_of(host=name)
+        for unit, template in tables.drop_ins(self.site, name):
+            path = f"etc/systemd/system/{unit}.service.d/hasite.conf"
+            context = {"program": unit.rstrip("@"), "host": host, "here": here}
+            yield path, self._file(f"systemd/{template}.conf", **context)
 
     def _balancer_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site = self.site
@@ -142,7 +142,6 @@ class _Renderer:
                     "keepalived/keepalived.conf", floating_of_other_family=others, **context
                 ),
             )
-            yield self._restart("keepalived")
         else:
             public = [f"[{host.address}]" if ":" in host.address else host.address]
         yield (
@@ -169,16 +168,10 @@ class _Renderer:
         if site.squid:
             yield "etc/squid/squid.conf", self._file("squid/squid.conf", **context)
             yield "etc/squid/hasite.conf", self._file("squid/hasite.conf", **context)
-            yield self._restart("squid")
         else:
             yield "etc/varnish/hasite.vcl", self._file("varnish/hasite.vcl", **context)
-            yield (
-                "etc/systemd/system/varnish.service.d/hasite.conf",
-                self._file("systemd/varnish.conf", **context),
-            )
         if site.apache:
             yield "etc/apache2/apache2.conf", self._file("apache2/apache2.conf", **context)
-            yield self._restart("apache2")
         for site_name, web_site in site.sites.items():
             context = {
                 "host": host,
@@ -230,6 +223,7 @@ class _Renderer:
         site = self.site
         context: dict[str, Any] = {"name": name, "host": host}
         if site.nagios:
+            yield "etc/nagios4/nagios.cfg", self._file("nagios4/nagios.cfg", **context)
             yield "etc/nagios4/conf.d/hasite.cfg", self._file("nagios4/hasite.cfg", **context)
         if not site.prometheus:
             return
@@ -267,6 +261,7 @@ class _Renderer:
         runbook = self._file(
             "document/runbook.md",
             secrets=tables.secrets(site),
+            nagios=[host.address for host in site.hosts.values() if shows_nagios(site, host)],
             packages={name: list(tables.packages(site, name)) for name in site.hosts},
         )
         places: dict[str, dict[str, Host]] = defaultdict(dict)

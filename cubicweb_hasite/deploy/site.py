@@ -241,6 +241,9 @@ def _listeners(site: Site) -> Iterator[Listener]:
     for name, host in site.etcd.items():
         yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
+    for name, host in site.monitoring.items():
+        if shows_nagios(site, host):
+            yield Listener(name, "*", 80, "Apache", "pages of Nagios", ("administrators",))
     if site.prometheus:
         for name, host in site.monitoring.items():
             port, readers = site.prometheus.port, ("administrators",)
@@ -262,3 +265,13 @@ def exporters(site: Site, host: Host) -> Iterator[tuple[str, int]]:
             yield "prometheus-apache-exporter", 9117
     if "database" in host.roles:
         yield "prometheus-postgres-exporter", 9187
+
+
+def shows_nagios(site: Site, host: Host) -> bool:
+    """Return whether the pages of Nagios are served on a host, by Apache as Debian sets it up.
+
+    It takes port 80, which is HAProxy's on a balancer; on a web server Apache has other settings.
+    """
+    if "monitoring" not in host.roles or not site.nagios:
+        return False
+    return {"balancer", "web"}.isdisjoint(host.roles)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
-from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters
+from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters, shows_nagios
 
 
 def bracketed(address: str) -> str:
@@ -188,7 +188,7 @@ def secrets(site: Site) -> list[dict[str, Any]]:
 def packages(site: Site, name: str) -> Iterator[str]:
     """Yield the Debian packages of a host."""
     host = site.hosts[name]
-    yield "rsync"
+    yield from ("rsync", "chrony")
     if "balancer" in host.roles:
         yield from ("haproxy", "socat", "curl")
         if site.keepalived:
@@ -209,6 +209,33 @@ def packages(site: Site, name: str) -> Iterator[str]:
             yield "prometheus"
         if site.nagios:
             yield from ("nagios4", "monitoring-plugins-basic", "mailutils")
+            if shows_nagios(site, host):
+                yield "apache2"
     if site.prometheus:
         for program, _port in exporters(site, host):
             yield program
+
+
+def drop_ins(site: Site, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the units of Debian's packages of a host to which something is added.
+
+    :return: the name of the unit, without `.service`, and that of the template in `systemd/`
+    """
+    host = site.hosts[name]
+    units = {
+        "haproxy": "balancer" in host.roles,
+        "keepalived": "balancer" in host.roles and site.keepalived,
+        "squid": "web" in host.roles and site.squid,
+        "varnish": "web" in host.roles and site.varnish,
+        "apache2": ("web" in host.roles and site.apache) or shows_nagios(site, host),
+        "patroni": "database" in host.roles and site.patroni,
+        "etcd": name in site.etcd,
+        "prometheus": "monitoring" in host.roles and site.prometheus,
+        "nagios4": "monitoring" in host.roles and site.nagios,
+    }
+    yield from ((unit, unit) for unit, here in units.items() if here)
+    if "database" in host.roles and not site.patroni:
+        yield "postgresql@", "postgresql"
+    if site.prometheus:
+        for program, _port in exporters(site, host):
+            yield program, "exporter"

@@ -139,7 +139,6 @@ class RenderedInstance(ServerProcess, Server):
         env |= {
             "CW_INSTANCES_DATA_DIR": str(directory),
             "CW_RUNTIME_DIR": str(directory),
-            "CW_LOG_FILE": str(directory / f"{number}.cubicweb"),
             "CW_PID_FILE": str(directory / f"{number}.pid"),
             "XDG_RUNTIME_DIR": str(directory / str(number)),
             # nobody listens there: mail is refused at once

@@ -27,6 +27,7 @@ CHECKERS: list[tuple[str, Checker | str]] = [
     ("etc/prometheus/hasite/*", monitoring.rules),
     ("var/lib/grafana/*", monitoring.dashboard),
     ("etc/grafana/*", "Grafana reads it when it starts"),
+    ("etc/nagios4/nagios.cfg", monitoring.nagios_process),
     ("etc/nagios4/*", monitoring.nagios),
     ("usr/local/share/hasite/*.py", texts.python),
     ("usr/local/sbin/*", texts.shell),

@@ -4,11 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
-from cubicweb_hasite.deploy.programs import Answer, Host, NotInstalled, examine, write
+from cubicweb_hasite.deploy.programs import Answer, Host, examine, write
 
 _FOLDERS = [Path("/lib/systemd/system"), Path("/usr/lib/systemd/system")]
 _RIGHT_UNITS = {
-    ".service": "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+    ".service": "[Service]\nExecStart=/bin/true\n",
     ".timer": "[Timer]\nUnit=basic.target\nOnCalendar=daily\n",
 }
 
@@ -19,9 +19,12 @@ def unit(host: Host, path: Path) -> str:
     added = path.suffix == ".conf"
     name = path.parent.name.removesuffix(".d") if added else path.name
     right = host.scratch / "right-units"
+    instead = ""
     if added:
-        _copy_unit(name, host.root)
-        _copy_unit(name, right)
+        for root in (host.root, right):
+            if not _copy_unit(name, root):
+                instead = "; Debian's unit: another one"
+                write(root / "usr/lib/systemd/system" / name, _RIGHT_UNITS[".service"])
     else:
         write(right / "etc/systemd/system" / name, _RIGHT_UNITS.get(path.suffix, ""))
     for root in (host.root, right):
@@ -39,13 +42,13 @@ def unit(host: Host, path: Path) -> str:
         return Answer(answer.refused, about or (answer.lines if answer.refused else []))
 
     examine(ask, host.root, lambda: right)
-    return "systemd-analyze verify; the programs that it starts: not checked"
+    return f"systemd-analyze verify; the programs that it starts: not checked{instead}"
 
 
 def _add_programs(unit_file: Path, root: Path) -> None:
     """Make empty files for the programs that a unit starts, which need not be here."""
-    for program in re.findall(r"(?m)^Exec\w+=[-@:+!]*(/\S+)", unit_file.read_text()):
-        file = root / program.lstrip("/")
+    for program in re.findall(r"(?m)^Exec\w+=[-@:+!]*([^\s-]\S*)", unit_file.read_text()):
+        file = root / "usr/bin" / program if "/" not in program else root / program.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             file.touch(mode=0o755)
@@ -56,15 +59,16 @@ def _here(pattern: str) -> list[Path]:
     return [path for folder in _FOLDERS for path in folder.glob(pattern) if path.is_file()]
 
 
-def _copy_unit(name: str, root: Path) -> None:
+def _copy_unit(name: str, root: Path) -> bool:
     """Copy a unit of this machine to its path under another root, unless it is there.
 
-    :raises NotInstalled: this machine does not have it.
+    :return: whether this machine has it.
     """
     found = _here(name)
     if not found:
-        raise NotInstalled(name)
+        return False
     copy = root / "usr/lib/systemd/system" / name
     copy.parent.mkdir(parents=True, exist_ok=True)
     if not copy.exists():
         shutil.copy(found[0], copy)
+    return True
