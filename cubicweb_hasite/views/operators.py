@@ -57,9 +57,9 @@ class OperatorsView(StartupView):
         req = self._cw
         site = look(req.cnx.repo)
         self.w(
-            '<!DOCTYPE html><html lang="%s"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<title>%s</title><link rel="stylesheet" href="%s"></head><body>',
+            '<!DOCTYPE html><html lang="%s"><head><meta charset="utf-8" />'
+            '<meta name="viewport" content="width=device-width, initial-scale=1" />'
+            '<title>%s</title><link rel="stylesheet" href="%s" /></head><body>',
             req.lang,
             req._(_TITLE),
             req.data_url("cubes.hasite.css"),
