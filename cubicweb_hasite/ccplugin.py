@@ -2,7 +2,7 @@
 
 from cubicweb.cwctl import CWCTL
 
-from cubicweb_hasite.commands import deploy, instances, upgrades
+from cubicweb_hasite.commands import database, deploy, instances, upgrades
 
-for command in [*instances.COMMANDS, *deploy.COMMANDS, *upgrades.COMMANDS]:
+for command in [*instances.COMMANDS, *database.COMMANDS, *deploy.COMMANDS, *upgrades.COMMANDS]:
     CWCTL.register(command)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from cubicweb import ExecutionError
-from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.toolsutils import Command
 
-from cubicweb_hasite.commands import note
+from cubicweb_hasite.commands import instance_config, note
 from cubicweb_hasite.operations import accepting, draining
 
 
@@ -65,7 +64,7 @@ class DrainCommand(Command):
         [name] = args
         if self["undo"] and self["wait"]:
             raise ExecutionError("hasite-drain: --wait makes no sense with --undo")
-        config = _config(name)
+        config = instance_config(name)
         try:
             draining.set_draining(config, not self["undo"])
         except OSError as error:
@@ -126,7 +125,7 @@ class AcceptCommand(Command):
         name, *versions = args
         if self["undo"] == bool(versions):
             raise ExecutionError("hasite-accept: give versions, or --undo")
-        config = _config(name)
+        config = instance_config(name)
         accepted = versions[0] if versions else None
         try:
             accepting.accept(config, accepted)
@@ -135,15 +134,6 @@ class AcceptCommand(Command):
         result = f"accepts {accepted}" if accepted else "accepts only the installed versions"
         note(Path(config.apphome), f"hasite-accept {name}", result)
         print(f"{name} {result}")
-
-
-def _config(name: str) -> CubicWebConfiguration:
-    """Return the configuration of an instance.
-
-    :raises ExecutionError: there is no such instance.
-    """
-    CubicWebConfiguration.instance_home(name)  # raises it
-    return CubicWebConfiguration.config_for(name)
 
 
 COMMANDS = [DrainCommand, AcceptCommand]
