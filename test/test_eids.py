@@ -204,3 +204,9 @@ def test_sqlite(server_directory: Callable[[str], Path]) -> None:
     result = ctl(site, "--by=10", site.name)
     last = int(re.search(r"the last eid was (\d+)", result.stdout)[1])
     assert f"the next is {last + 11}" in result.stdout
+
+
+def test_command_of_the_documentation() -> None:
+    document = Path(__file__).parent.parent / "docs" / "database.md"
+    commands = re.findall(r"(?m)^```sh\n(.*)\n```$", document.read_text())
+    assert commands == ["cubicweb-ctl hasite-advance-eids mysite"]

@@ -1,11 +1,13 @@
 """Commands for the running instances of a host: hasite-drain, hasite-accept."""
 
+import sys
 from pathlib import Path
 
 from cubicweb import ExecutionError
 from cubicweb.toolsutils import Command
 
-from cubicweb_hasite.commands import instance_config, note
+from cubicweb_hasite import versions
+from cubicweb_hasite.commands import cubes, instance_config, note
 from cubicweb_hasite.operations import accepting, draining
 
 
@@ -122,15 +124,24 @@ class AcceptCommand(Command):
 
         :raises ExecutionError: the versions have the wrong format, or the file cannot be written.
         """
-        name, *versions = args
-        if self["undo"] == bool(versions):
+        name, *given = args
+        if self["undo"] == bool(given):
             raise ExecutionError("hasite-accept: give versions, or --undo")
         config = instance_config(name)
-        accepted = versions[0] if versions else None
+        accepted = given[0] if given else None
         try:
             accepting.accept(config, accepted)
         except (OSError, ValueError) as error:
             raise ExecutionError(f"hasite-accept: {error}") from error
+        forgotten = set()
+        if accepted:
+            forgotten = versions.parse(cubes.installed(config)).keys() - versions.parse(accepted)
+        if forgotten:
+            print(
+                f"the list does not name {', '.join(sorted(forgotten))}: that is right only if "
+                "the upgrade removes it; hasite-cubes --versions prints the whole list",
+                file=sys.stderr,
+            )
         result = f"accepts {accepted}" if accepted else "accepts only the installed versions"
         note(Path(config.apphome), f"hasite-accept {name}", result)
         print(f"{name} {result}")
