@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from deploying import SITES
+from servers.postgresql import PostgreSQL
 
 from cubicweb_hasite.deploy import load, output, render
 
@@ -187,3 +189,61 @@ def test_files_of_another_host(tmp_path: Path) -> None:
         "that address"
     )
     assert not any("'" in line and "is root's" in line for line in said(tmp_path / "out" / "db1"))
+
+
+def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    """It is tried as the instances do it."""
+    [site_file] = [path for path in SITES if path.stem == "one_host"]
+    text = site_file.read_text().replace("192.0.2.1", "127.0.0.1")
+    text = text.replace("[postgresql]", f"[postgresql]\nport = {postgresql.port}")
+    instances = f'[instances]\nuser = "root"\nvirtualenv = "{sys.prefix}"\n'
+    (tmp_path / "site.toml").write_text(f"{text}\n{instances}")
+    output.write(render.render(load.load(tmp_path / "site.toml"), drawing=False), tmp_path / "out")
+    host = tmp_path / "out" / "all"
+    for path in (SCRIPT, "etc/hasite/mysite.env"):
+        content = (host / path).read_text()
+        (host / path).write_text(content.replace("/etc/hasite/", f"{host}/etc/hasite/"))
+    pgpass = host / PGPASS[1:]
+    pgpass.parent.mkdir()
+    postgresql.sql("CREATE DATABASE mysite", timeout=60)
+    postgresql.create_user("mysite", "right")
+
+    def told() -> str:
+        result = subprocess.run([host / SCRIPT], capture_output=True, text=True)
+        return "\n".join(line for line in result.stdout.splitlines() if "database of" in line)
+
+    assert "no password supplied: write the password in " in told()
+    pgpass.touch(0o600)
+    pgpass.write_text(f"*:{postgresql.port}:mysite:mysite:wrong\n")
+    assert 'password authentication failed for user "mysite": write the password of' in told()
+    pgpass.write_text(f"*:{postgresql.port}:mysite:mysite:right\n")
+    assert told() == ""
+    pgpass.chmod(0o644)
+    assert "no password supplied" in told()
+    postgresql.stop()
+    assert told().endswith(": is it up? chapter 4 of the runbook")
+
+
+def test_ctl_writes_nothing_for_others(right: Path, tmp_path: Path) -> None:
+    """`mysite-ctl create` writes the secrets that sign cookies."""
+    script = (right / "usr/local/sbin/mysite-ctl").read_text()
+    script = script.replace("--regid nobody", "--regid nogroup")
+    for folder in ("/etc/hasite", "/run/cubicweb"):
+        script = script.replace(folder, f"{tmp_path}{folder}")
+    (tmp_path / "etc/hasite").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "etc/hasite/mysite.env").touch()
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "cubicweb-ctl"
+    command.write_text('#!/bin/sh\numask\nid -un\necho "$1"\n')
+    command.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.owner() == "root" and path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    result = subprocess.run(
+        ["sh", "-c", script, "mysite-ctl", "create"],
+        env={"PATH": os.environ["PATH"], "CTL_ENVIRONMENT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.stderr, result.stdout.split()) == ("", ["0027", "nobody", "create"])
