@@ -2,7 +2,8 @@
 
 from cubicweb.cwctl import CWCTL
 
-from cubicweb_hasite.commands import deploy, instances, upgrades
+from cubicweb_hasite.commands import cubes, database, deploy, instances, upgrades
 
-for command in [*instances.COMMANDS, *deploy.COMMANDS, *upgrades.COMMANDS]:
-    CWCTL.register(command)
+for module in (instances, cubes, database, deploy, upgrades):
+    for command in module.COMMANDS:
+        CWCTL.register(command)

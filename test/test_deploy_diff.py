@@ -1,6 +1,7 @@
 """`hasite-render --diff` and what rendering again does to an output folder."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -92,6 +93,47 @@ def test_root_of_a_host(folder: Path) -> None:
     (folder / "root" / "etc/squid/squid.conf").unlink()
     status, output = diff(folder, "--host=web1", "site.toml", "root")
     assert (status, output) == (1, "root/etc/squid/squid.conf: is missing\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_other_owner(folder: Path) -> None:
+    """All files on a host belong to root, like the host itself."""
+    shutil.copytree(folder / "out" / "db1", folder / "root")
+    path = "etc/postgresql/15/main/pg_hba.conf"
+    shutil.chown(folder / "root" / path, "nobody", "nogroup")
+    status, said = diff(folder, "--host=db1", "site.toml", "root")
+    assert (status, said) == (
+        1,
+        f"root/{path}: it belongs to nobody:nogroup, it should be root:root\n",
+    )
+    os.chown(folder / "root" / path, 54321, 54322)
+    assert "it belongs to 54321:54322" in diff(folder, "--host=db1", "site.toml", "root")[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_copied_as_the_runbook_says(folder: Path) -> None:
+    """By somebody whose files nobody else may read, to a host where some files are already."""
+    runbook = (folder / "out" / "runbook.md").read_text()
+    [copy] = re.findall(r"(?m)^ *(copy\(\) .*)$", runbook)
+    root = folder / "root"
+    hba = root / "etc/postgresql/15/main/pg_hba.conf"
+    hba.parent.mkdir(parents=True)
+    shutil.chown(hba.parent, "nobody", "nogroup")
+    hba.write_text("# of Debian\n")
+    hba.chmod(0o640)
+    shutil.chown(hba, "nobody", "nogroup")
+    (root / "elsewhere").mkdir()
+    (root / "usr").mkdir()
+    (root / "usr" / "local").symlink_to(root / "elsewhere")
+    for path in (folder / "out").rglob("*"):
+        os.chown(path, 12345, 12345)
+        path.chmod(path.stat().st_mode & 0o700)
+    script = f"""ssh() {{ shift; sh -c "$(echo "$@" | sed "s:-C /:-C {root}:")"; }}\n"""
+    subprocess.run(["bash", "-c", f"{script}{copy}\ncopy db1 db1"], cwd=folder / "out", check=True)
+    assert diff(folder, "--host=db1", "site.toml", "root") == (0, "")
+    assert (hba.parent.owner(), hba.owner()) == ("nobody", "root")
+    assert (root / "usr" / "local").is_symlink()
+    assert (root / "elsewhere" / "sbin" / "hasite-backup").stat().st_mode & 0o777 == 0o755
 
 
 def test_host_is_this_machine(folder: Path) -> None:

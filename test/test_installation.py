@@ -116,3 +116,5 @@ def test_removal(existing: Instance) -> None:
     existing.shell("drop_cube('hasite')\n")
     with pytest.raises(RuntimeError, match="hasite_session"):
         check_table(existing)
+    # nothing of it is in the way of new eids
+    existing.shell("create_entity('CWGroup', name='later')\ncommit()\n")

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
+from cubicweb.cwconfig import CubicWebConfiguration
+
 from cubicweb_hasite.operations import journal
 
 
@@ -29,3 +31,12 @@ def require(extra: str, modules: Iterable[str]) -> None:
             import_module(module)
     except ImportError as error:
         sys.exit(f"{error.name} is missing: pip install 'cubicweb-hasite[{extra}]'")
+
+
+def instance_config(name: str) -> CubicWebConfiguration:
+    """Return the configuration of an instance.
+
+    :raises ExecutionError: there is no such instance.
+    """
+    CubicWebConfiguration.instance_home(name)  # raises it
+    return CubicWebConfiguration.config_for(name)

@@ -1,12 +1,13 @@
 """Commands for the running instances of a host: hasite-drain, hasite-accept."""
 
+import sys
 from pathlib import Path
 
 from cubicweb import ExecutionError
-from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.toolsutils import Command
 
-from cubicweb_hasite.commands import note
+from cubicweb_hasite import versions
+from cubicweb_hasite.commands import cubes, instance_config, note
 from cubicweb_hasite.operations import accepting, draining
 
 
@@ -65,7 +66,7 @@ class DrainCommand(Command):
         [name] = args
         if self["undo"] and self["wait"]:
             raise ExecutionError("hasite-drain: --wait makes no sense with --undo")
-        config = _config(name)
+        config = instance_config(name)
         try:
             draining.set_draining(config, not self["undo"])
         except OSError as error:
@@ -123,27 +124,27 @@ class AcceptCommand(Command):
 
         :raises ExecutionError: the versions have the wrong format, or the file cannot be written.
         """
-        name, *versions = args
-        if self["undo"] == bool(versions):
+        name, *given = args
+        if self["undo"] == bool(given):
             raise ExecutionError("hasite-accept: give versions, or --undo")
-        config = _config(name)
-        accepted = versions[0] if versions else None
+        config = instance_config(name)
+        accepted = given[0] if given else None
         try:
             accepting.accept(config, accepted)
         except (OSError, ValueError) as error:
             raise ExecutionError(f"hasite-accept: {error}") from error
+        forgotten = set()
+        if accepted:
+            forgotten = versions.parse(cubes.installed(config)).keys() - versions.parse(accepted)
+        if forgotten:
+            print(
+                f"the list does not name {', '.join(sorted(forgotten))}: that is right only if "
+                "the upgrade removes it; hasite-cubes --versions prints the whole list",
+                file=sys.stderr,
+            )
         result = f"accepts {accepted}" if accepted else "accepts only the installed versions"
         note(Path(config.apphome), f"hasite-accept {name}", result)
         print(f"{name} {result}")
-
-
-def _config(name: str) -> CubicWebConfiguration:
-    """Return the configuration of an instance.
-
-    :raises ExecutionError: there is no such instance.
-    """
-    CubicWebConfiguration.instance_home(name)  # raises it
-    return CubicWebConfiguration.config_for(name)
 
 
 COMMANDS = [DrainCommand, AcceptCommand]

@@ -5,11 +5,14 @@ A rendering is a mapping from the path of each file in the folder, such as
 """
 
 import difflib
+import grp
 import hashlib
 import os
+import pwd
 import re
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +127,7 @@ def diff(rendering: Rendering, folder: Path, host: str | None = None) -> str:
             elif _sha256((folder / path).read_bytes()) != present[path]:
                 differences.append(f"{folder / path}: was edited\n")
         return "".join(differences)
+    owner = folder.stat()  # on a host, the owner of /; of a copy, whoever made it
     host = host or socket.gethostname().partition(".")[0]
     hosts = list(dict.fromkeys(path.partition("/")[0] for path in rendering if "/" in path))
     if host not in hosts:
@@ -131,10 +135,32 @@ def diff(rendering: Rendering, folder: Path, host: str | None = None) -> str:
             f"{host} is not a host of the site file; give one with --host: {', '.join(hosts)}"
         )
     return "".join(
-        _difference(folder / path.removeprefix(f"{host}/"), file)
+        _owned_by_another(folder / path.removeprefix(f"{host}/"), owner)
+        + _difference(folder / path.removeprefix(f"{host}/"), file)
         for path, file in rendering.items()
         if path.startswith(f"{host}/")
     )
+
+
+def _owned_by_another(path: Path, owner: os.stat_result) -> str:
+    """Return a line about a file that does not belong to the owner of its host's root."""
+    try:
+        present = path.stat()
+    except OSError:
+        return ""
+    if (present.st_uid, present.st_gid) == (owner.st_uid, owner.st_gid):
+        return ""
+    return f"{path}: it belongs to {_names(present)}, it should be {_names(owner)}\n"
+
+
+def _names(owned: os.stat_result) -> str:
+    """Return the owner and the group of a file, by their names if they have any."""
+    names = [str(owned.st_uid), str(owned.st_gid)]
+    with suppress(KeyError):
+        names[0] = pwd.getpwuid(owned.st_uid).pw_name
+    with suppress(KeyError):
+        names[1] = grp.getgrgid(owned.st_gid).gr_name
+    return ":".join(names)
 
 
 def _difference(path: Path, file: File) -> str:

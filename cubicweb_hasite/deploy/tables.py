@@ -1,5 +1,6 @@
 """What templates list, computed from a site: who connects to whom, who scrapes what, sizes."""
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -151,8 +152,18 @@ def secrets(site: Site) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
 
     def add(hosts: list[str], path: str, owner: str, holds: str, *lines: str) -> None:
+        # lines of options may be left out
+        needed = [] if path.endswith(".env") else [line.partition("PASSWORD")[0] for line in lines]
         result.append(
-            {"hosts": hosts, "path": path, "owner": owner, "holds": holds, "lines": lines}
+            {
+                "hosts": hosts,
+                "path": path,
+                "owner": owner,
+                "holds": holds,
+                "short": holds.partition(";")[0].replace("`", ""),
+                "lines": lines,
+                "needed": needed,
+            }
         )
 
     for name in site.sites:
@@ -163,6 +174,15 @@ def secrets(site: Site) -> list[dict[str, Any]]:
             site.instances.user,
             f"the password of the user `{database}` of PostgreSQL",
             f"*:{site.postgresql.port}:{database}:{database}:PASSWORD",
+        )
+        add(
+            web,
+            f"/etc/hasite/secrets/{name}.env",
+            "root",
+            "options of the site that are secret; the user as whom visitors see it who are not "
+            "logged in, with any password: leave both out if all have to log in",
+            "CW_ANONYMOUS_USER=anon",
+            "CW_ANONYMOUS_PASSWORD=PASSWORD",
         )
     if site.patroni:
         add(
@@ -185,10 +205,20 @@ def secrets(site: Site) -> list[dict[str, Any]]:
     return result
 
 
+def certificates(site: Site) -> Iterator[tuple[str, str]]:
+    """Yield where each certificate is on the balancers, and the host name that it is for."""
+    for web_site in site.sites.values():
+        if path := web_site.certificate:
+            own = (
+                path if path.startswith("/") else f"/etc/haproxy/certs/{posixpath.basename(path)}"
+            )
+            yield own, web_site.hostname
+
+
 def packages(site: Site, name: str) -> Iterator[str]:
     """Yield the Debian packages of a host."""
     host = site.hosts[name]
-    yield from ("rsync", "chrony")
+    yield "chrony"
     if "balancer" in host.roles:
         yield from ("haproxy", "socat", "curl")
         if site.keepalived:
