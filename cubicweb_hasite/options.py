@@ -46,6 +46,10 @@ def check(config: Mapping[str, Any], views: Container[str]) -> None:
     for option in _SECONDS:
         if config[option] < 0:
             raise invalid(option, config[option], "0 seconds or more")
+    if config["hasite-storage-deadline"] <= 0:
+        raise invalid(
+            "hasite-storage-deadline", config["hasite-storage-deadline"], "more than 0 seconds"
+        )
     access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
     if access not in ACCESSES:
         raise invalid("hasite-monitor-access", repr(access), f"one of {', '.join(ACCESSES)}")

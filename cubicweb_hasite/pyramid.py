@@ -19,11 +19,13 @@ from cubicweb_hasite import names, options, parts, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.coherence import listener, users
 from cubicweb_hasite.database import pool
-from cubicweb_hasite.database.answers import unavailability, unavailable
+from cubicweb_hasite.database.answers import storage_unavailable, unavailability, unavailable
 from cubicweb_hasite.images import lookup
-from cubicweb_hasite.monitoring import metrics, port, presence, routes
+from cubicweb_hasite.monitoring import metrics, polls, port, presence, routes
 from cubicweb_hasite.operations import draining
 from cubicweb_hasite.sessions import cookie
+from cubicweb_hasite.storages import check, guard
+from cubicweb_hasite.storages.errors import StorageUnavailable
 
 Handler = Callable[[Request], Response]
 
@@ -53,6 +55,8 @@ def includeme(config: Configurator) -> None:
         listener.start(repo)
     for error in unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
+    guard.guard(repo, instance["hasite-storage-deadline"])
+    config.add_exception_view(storage_unavailable, context=StorageUnavailable)
     speed_ups = options.speed_ups(instance)
     if in_tests:  # where options change
         speed_ups.discard("hasite-remember-options")
@@ -88,6 +92,7 @@ def includeme(config: Configurator) -> None:
     config.add_subscriber(protect_caches, NewResponse)
     if not in_tests:
         presence.start(repo)
+        check.start(repo, polls.query)
     port.start(repo)
 
 

@@ -98,6 +98,18 @@ options = (
         },
     ),
     (
+        "hasite-storage-deadline",
+        {
+            "type": "float",
+            "default": 4.0,
+            "help": "how long a download or an edit waits for the bucket of S3 where the data of "
+            "files is kept (cubicweb-s3storage), in seconds, and one more for each MB. Then a "
+            "download is 503, and an edit is refused with a message.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-speed-ups",
         {
             "type": "yn",

@@ -25,7 +25,7 @@ FLOORS = (
     {"images", "database", "coherence"},
     {"monitoring"},
     {"responses"},
-    {"caches", "operations", "sessions"},
+    {"caches", "operations", "sessions", "storages"},
     {
         "names",
         "parts",

@@ -19,6 +19,7 @@ VALUES = {
     "hasite-password-ends-sessions": "no",
     "hasite-probe-deadline": 5.0,
     "hasite-pool-timeout": 5.0,
+    "hasite-storage-deadline": 10.0,
     "hasite-speed-ups": "no",
     **dict.fromkeys(options.REPLACED_SPEED_UPS, "no"),
     "hasite-instance-name": "web1",

@@ -10,8 +10,11 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
+from cubicweb_hasite import responses
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.database.connection import NoConnection
+from cubicweb_hasite.storages import errors
+from cubicweb_hasite.storages.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,22 @@ def unavailable(error: Exception, request: Request) -> Response:
     """Answer 503 to a request for which the database cannot be asked."""
     # without the query and its arguments, which `doexec` (cubicweb.server.sources.native) adds
     cause = str(error).rpartition("got the error ")[2].strip()
-    log.warning("503 to %s %s: %s: %s", request.method, request.path, type(error).__name__, cause)
+    return _unavailable(request, UNAVAILABLE, f"{type(error).__name__}: {cause}")
+
+
+def storage_unavailable(error: StorageUnavailable, request: Request) -> Response:
+    """Answer 503 to a request for which a storage of bytes cannot be asked."""
+    responses.without_cookies(request)
+    return _unavailable(request, errors.UNAVAILABLE, str(error))
+
+
+def _unavailable(request: Request, why: str, cause: str) -> Response:
+    """Return the answer 503, in the language of the visitor.
+
+    :param why: what the visitor is told
+    :param cause: what is logged
+    """
+    log.warning("503 to %s %s: %s", request.method, request.path, cause)
     vreg = request.registry["cubicweb.registry"]
     translations = vreg.config.translations
     language = request.accept_language.lookup(
@@ -44,7 +62,7 @@ def unavailable(error: Exception, request: Request) -> Response:
         # set here, because `protect_caches` is not called after an error in a callback
         headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
     )
-    response.explanation = translations[language][0](UNAVAILABLE)
+    response.explanation = translations[language][0](why)
     return response
 
 

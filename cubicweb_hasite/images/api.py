@@ -18,6 +18,7 @@ from rql import nodes, parse
 from rql._exceptions import RQLException
 
 from cubicweb_hasite.images import lookup, replacement, urls
+from cubicweb_hasite.storages.errors import StorageUnavailable
 
 Handler = Callable[[Request], Response]
 
@@ -42,6 +43,9 @@ def tween_factory(handler: Handler, registry: Registry) -> Handler:
             return handler(request)
         except Exception as error:
             cause = getattr(error, "original_exception", error)
+            if isinstance(cause, StorageUnavailable):
+                request.cw_cnx.rollback()
+                return lookup.answer(503, "StorageUnavailable", str(cause))
             refused = _explain(request, cause, eids)
             if refused is None:
                 raise

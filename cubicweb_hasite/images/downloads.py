@@ -26,6 +26,7 @@ from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data, media_types
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.responses import refuse
+from cubicweb_hasite.storages.errors import DataMissing, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,11 @@ class Selected:
     last_modified: datetime
     cache_control: str
     #: returns the bytes, None where there are none; raises :class:`data.Changed` if they are not
-    #: those that the other fields describe
+    #: those that the other fields describe, or as :func:`data.load`
     read: Callable[[], bytes | None]
+    #: returns the bytes without reading them, None where there are none; raises as
+    #: :func:`data.content`
+    content: Callable[[], data.Content | None]
 
 
 def select(
@@ -75,12 +79,14 @@ def select(
         content_type, file_name = "image/png", adapter.thumbnail_file_name()
         size = entity._cw.vreg.config.get("image-thumb-size", "")  # of cubicweb-file
         variant, read = f"-{size}-{media_types.THUMBNAILS_VERSION}", partial(_thumbnail, adapter)
+        content: Callable[[], data.Content | None] = _no_parts
     else:
         adapter = entity.cw_adapt_to("IDownloadable")
         if adapter is None:
             return None
         content_type, file_name = _content_type(adapter), adapter.download_file_name()
         variant, read = "", partial(_download, adapter)
+        content = partial(_content, adapter)
     immutable_data = entity.cw_adapt_to("IImmutableData")
     immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
     modified = data.aware(entity.modification_date)
@@ -93,6 +99,7 @@ def select(
         last_modified=modified.replace(microsecond=0),
         cache_control=policy.cache_control(shared=shared, max_age=max_age if immutable else None),
         read=read,
+        content=content,
     )
 
 
@@ -100,6 +107,7 @@ def respond(request: Request, selected: Selected) -> Response:
     """Answer a GET or HEAD request for a representation.
 
     :raises data.Changed: the entity was changed since the representation was selected.
+    :raises StorageUnavailable: the storage of its bytes is out of order.
     """
     response = Response()
     response.headers.clear()
@@ -116,8 +124,11 @@ def respond(request: Request, selected: Selected) -> Response:
         response.status_code = 304
         return response
 
-    body = selected.read()
-    if body is None:
+    try:
+        content = _needed(request, selected)
+    except DataMissing:  # which is logged
+        content = None
+    if content is None:
         return refuse(404)
     response.headers["Accept-Ranges"] = "bytes"
     response.headers["Content-Type"] = selected.content_type
@@ -125,23 +136,39 @@ def respond(request: Request, selected: Selected) -> Response:
     response.headers["Content-Disposition"] = content_disposition(
         selected.file_name, inline=media_types.is_shown(selected.content_type)
     )
-    if wanted := _wanted_range(request, selected, len(body)):
-        content_range = wanted.content_range(len(body))
+    start, stop = 0, content.length
+    if wanted := _wanted_range(request, selected, content.length):
+        content_range = wanted.content_range(content.length)
         if content_range is None:
             response = refuse(416)
-            response.headers["Content-Range"] = f"bytes */{len(body)}"
+            response.headers["Content-Range"] = f"bytes */{content.length}"
             return response
         response.status_code = 206
         response.content_range = content_range
-        body = body[content_range.start : content_range.stop]
+        start, stop = content_range.start, content_range.stop
     if request.method == "HEAD":
-        response.content_length = len(body)
-    elif len(body) <= _IN_MEMORY:
+        response.content_length = content.length
+        return response
+    body = content.read(start, stop)
+    if len(body) <= _IN_MEMORY:
         response.body = body
     else:
         response.app_iter = _in_file(request, body)
         response.content_length = len(body)
     return response
+
+
+def _needed(request: Request, selected: Selected) -> data.Content | None:
+    """Return the bytes; where only their length or a part is needed, they are not read yet."""
+    if request.method == "HEAD" or "Range" in request.headers:
+        try:
+            return selected.content()
+        except NotImplementedError:
+            pass
+    body = selected.read()
+    if body is None:
+        return None
+    return data.Content(len(body), lambda start, stop: body[start:stop])
 
 
 def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
@@ -245,6 +272,22 @@ def _download(adapter: EntityAdapter) -> bytes | None:
     return body
 
 
+def _no_parts() -> data.Content | None:
+    raise NotImplementedError
+
+
+def _content(adapter: EntityAdapter) -> data.Content | None:
+    """Return the bytes of a download without reading them, if they are those of an attribute.
+
+    :raises NotImplementedError: the adapter of an application decides which they are.
+    """
+    entity = adapter.entity
+    # that of cubicweb-file returns the bytes of the attribute `data`
+    if type(adapter).download_data.__module__ != "cubicweb_file.entities":
+        raise NotImplementedError
+    return data.content(entity, "data")
+
+
 def _modified_since(request: Request, selected: Selected) -> bool:
     date = _tolerant(lambda: request.if_unmodified_since)
     return date is not None and selected.last_modified > date
@@ -253,6 +296,9 @@ def _modified_since(request: Request, selected: Selected) -> bool:
 def _thumbnail(adapter: EntityAdapter) -> bytes | None:
     try:
         body = adapter.thumbnail_data() or None
+    except StorageUnavailable:
+        data.check(adapter.entity)
+        raise
     except Exception as exc:  # Pillow raises errors of many types on data that is no image
         data.check(adapter.entity)
         log.warning("no thumbnail of %s: %s", adapter.entity, exc)

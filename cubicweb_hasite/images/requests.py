@@ -17,6 +17,7 @@ from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data, downloads, replacement, retries, urls
 from cubicweb_hasite.images.visibility import connections, readable_entity
 from cubicweb_hasite.monitoring import metrics
+from cubicweb_hasite.storages.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,8 @@ class _Visit:
                         break
         except data.Changed:
             raise
+        except StorageUnavailable as error:
+            return self._unavailable(error)
         except Exception as error:  # of many types, where a row or a file is missing
             if entity is None or self._version() == entity.modification_date:
                 raise
@@ -162,6 +165,15 @@ class _Visit:
             responses.without_cookies(self.request)
         response = downloads.respond(self.request, selected)
         metrics.count_download(response.status_code, shared=shared)
+        return response
+
+    def _unavailable(self, error: StorageUnavailable) -> Response:
+        """Answer that the storage of the data is out of order."""
+        log.warning("503 to %s %s: %s", self.request.method, self.request.path, error)
+        responses.without_cookies(self.request)
+        metrics.count_download(503, shared=False)
+        response = responses.refuse(503, "the storage of files cannot answer at the moment")
+        response.headers["Retry-After"] = "1"
         return response
 
     def _version(self, cnx: Connection | None = None) -> datetime | None:

@@ -23,6 +23,7 @@ from cubicweb_hasite.monitoring.probes import Reading
 from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
 from cubicweb_hasite.operations import accepting, restart
 from cubicweb_hasite.operations.draining import is_draining
+from cubicweb_hasite.storages import check
 
 # names and kinds of the checks in JSON
 _CHECKS = {
@@ -32,6 +33,7 @@ _CHECKS = {
     "monitor_version": ("versions:consistency", "component"),
     "monitor_hostname": ("host:name", "system"),
     "draining": ("instance:draining", "component"),
+    "storage": ("storage:reachable", "datastore"),
 }
 
 
@@ -97,6 +99,9 @@ def answer(
     else:
         advice = restart.advice(repo.config)
         ready = f"ready, but restart this instance: {advice}" if advice else "ready"
+        for reading in readings.values():
+            if reading.degraded:
+                ready += f"{';' if advice else ', but'} {reading.text}"
         text = summary(failures) or f"ServiceOK : {ready}"
     return _answer(status, "text/plain; charset=utf-8", text)
 
@@ -137,6 +142,8 @@ def readiness(repo: Repository) -> dict[str, Reading]:
         "free_pool": probes.read("free_pool", repo),
         "monitor_db": probes.read("monitor_db", repo),
     }
+    if check.names(repo):
+        readings["storage"] = probes.read("storage", repo)
     if readings["monitor_db"].checked:
         readings["monitor_version"] = _accepted(repo, probes.read("monitor_version", repo))
     return readings
@@ -162,27 +169,30 @@ def _wants_json(query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
 def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     failures = [reading for reading in readings.values() if not reading.ok]
+    warnings = [reading for reading in readings.values() if reading.degraded]
     health: dict[str, object] = {
-        "status": "fail" if failures else "pass",
+        "status": "fail" if failures else "warn" if warnings else "pass",
         "serviceId": repo.config.appid,
         "description": "instance of CubicWeb with cubicweb-hasite",
         "releaseId": version,
     }
     if failures:
         health["output"] = summary(failures)
+    elif warnings:
+        health["output"] = "; ".join(reading.text for reading in warnings)
     checks = {}
     for name, reading in readings.items():
         key, kind = _CHECKS[name]
-        check = {
+        found = {
             "componentType": kind,
-            "status": "pass" if reading.ok else "fail",
+            "status": "warn" if reading.degraded else "pass" if reading.ok else "fail",
             "time": now,
             **_observed(reading.values),
             **reading.values,
         }
-        if not reading.ok:
-            check["output"] = reading.text
-        checks[key] = [check]
+        if not reading.ok or reading.degraded:
+            found["output"] = reading.text
+        checks[key] = [found]
     if checks:
         health["checks"] = checks
     return json.dumps(health)

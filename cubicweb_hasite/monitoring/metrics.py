@@ -18,6 +18,7 @@ from cubicweb_hasite.caches import purge
 from cubicweb_hasite.monitoring import probes
 from cubicweb_hasite.operations import restart
 from cubicweb_hasite.operations.draining import is_draining
+from cubicweb_hasite.storages import check
 
 try:
     from prometheus_client import (
@@ -189,6 +190,8 @@ def _probe_metrics(repo: Repository) -> Iterator["Metric"]:
         available = reading is not None and reading.checked
         success.add_metric([name], reading is not None and reading.ok)
         duration.add_metric([name], time.perf_counter() - started)
+    if check.names(repo):
+        success.add_metric(["storage"], not probes.read("storage", repo).degraded)
     yield success
     yield duration
 

@@ -23,6 +23,7 @@ from cubicweb.server.sqlutils import SQL_PREFIX
 
 from cubicweb_hasite import versions
 from cubicweb_hasite.monitoring.polls import DatabaseUnavailable, query
+from cubicweb_hasite.storages import check
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Reading:
     values: Mapping[str, Any] = field(default_factory=dict)
     #: False if the database could not be asked
     checked: bool = True
+    #: whether something is out of order that is no reason to take the instance out of service
+    degraded: bool = False
 
     @property
     def status(self) -> int:
@@ -48,9 +51,12 @@ class Reading:
 
 
 def read(name: str, repo: Repository) -> Reading:
-    """Return the reading of the probe of a monitor, or of `free_pool`. Never raises."""
+    """Return the reading of a probe. Never raises.
+
+    :param name: that of a monitor, `free_pool` or `storage`
+    """
     try:
-        reading = free_pool(repo) if name == "free_pool" else PROBES[name](repo)
+        reading = (_OTHERS | PROBES)[name](repo)
     except DatabaseUnavailable as exc:  # which is already logged
         return Reading(False, f"ServiceKO : {exc}", checked=False)
     except Exception:
@@ -134,6 +140,18 @@ def hostname(repo: Repository) -> Reading:
     return Reading(True, name, {"name": name})
 
 
+def storage(repo: Repository) -> Reading:
+    """Tell whether the storages of bytes work, as found in the background.
+
+    Where one does not, all instances are concerned, and pages are served all the same.
+    """
+    failures = list(check.failures(repo, repo.config["hasite-storage-deadline"]))
+    values = {"storages": check.names(repo)}
+    if failures:
+        return Reading(True, f"degraded : {'; '.join(failures)}", values, degraded=True)
+    return Reading(True, "the storages work", values)
+
+
 #: the probe of each monitor
 PROBES: dict[str, Callable[[Repository], Reading]] = {
     "monitor_pool": pool,
@@ -141,6 +159,7 @@ PROBES: dict[str, Callable[[Repository], Reading]] = {
     "monitor_version": version,
     "monitor_hostname": hostname,
 }
+_OTHERS = {"free_pool": free_pool, "storage": storage}
 
 
 def installed_versions(config: CubicWebConfiguration, cubes: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ An application may have edit controllers of its own, which CubicWeb selects in p
 So each of them gets a subclass that does this too.
 """
 
+import logging
 import re
 from typing import Any
 
@@ -17,7 +18,11 @@ from cubicweb_web.views import editcontroller
 from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
+from cubicweb_hasite.storages import errors
+from cubicweb_hasite.storages.errors import StorageUnavailable
 from cubicweb_hasite.upstream_web import settle_failed_edit
+
+log = logging.getLogger(__name__)
 
 
 class ReplacingController(editcontroller.EditController):
@@ -35,6 +40,11 @@ class ReplacingController(editcontroller.EditController):
         except ValidationError as error:
             settle_failed_edit(self._cw, error)
             raise
+        except StorageUnavailable as error:
+            log.warning("an edit is refused: %s", error)
+            refused = ValidationError(None, {None: errors.UNAVAILABLE})
+            settle_failed_edit(self._cw, refused)
+            raise refused from error
         except unavailable as error:
             if not self._cw.ajax_request:
                 raise  # the answer is 503

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 from servers.support import Server, free_port
 
@@ -21,6 +22,10 @@ class Link(Server):
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = free_port()
+        #: how long each kilobyte takes from the server to the clients, in seconds
+        self.pace = 0.0
+        #: how many bytes the clients have got
+        self.forwarded = 0
         self._up = threading.Event()
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
@@ -95,7 +100,7 @@ class Link(Server):
                 return
             with self._lock:
                 self._open.add(client)
-            back = threading.Thread(target=self._copy, args=(server, client), daemon=True)
+            back = threading.Thread(target=self._copy, args=(server, client, True), daemon=True)
             with server:
                 back.start()
                 self._copy(client, server)
@@ -103,10 +108,13 @@ class Link(Server):
             with self._lock:
                 self._open.discard(client)
 
-    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+    def _copy(self, source: socket.socket, target: socket.socket, back: bool = False) -> None:
         """Copy what arrives, until one of both ends; then end both."""
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(1024 if back and self.pace else 65536):
+                if back:
+                    time.sleep(self.pace)
+                    self.forwarded += len(data)
                 self._up.wait()
                 target.sendall(data)
         for sock in (source, target):

@@ -1,8 +1,10 @@
 """An object store that speaks S3: moto's server, in memory."""
 
+import re
 import sys
 from pathlib import Path
 
+import boto3
 import requests
 
 from servers.support import Server, ServerProcess, free_port
@@ -46,6 +48,29 @@ class ObjectStore(Server):
         :raises TimeoutError: it does not answer in time.
         """
         self._process.spawn(self._makes_bucket, timeout=60)
+
+    def refuse(self, *, refuses: bool) -> None:
+        """Let the store refuse its clients, whose keys it does not know (403), or not any more."""
+        allowed = 0 if refuses else 10**9
+        requests.post(f"{self.url}/moto-api/reset-auth", data=str(allowed), timeout=5)
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id="site",
+            aws_secret_access_key="site",
+            region_name="us-east-1",
+        ).delete_object(Bucket=self.bucket, Key=key)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all objects."""
+        return re.findall("<Key>(.*?)</Key>", requests.get(f"{self.url}/{self.bucket}").text)
+
+    def reset(self) -> None:
+        """Remove the bucket, with all objects."""
+        requests.post(f"{self.url}/moto-api/reset", timeout=5).raise_for_status()
 
     def stop(self) -> None:
         """Stop the server."""

@@ -1,0 +1,318 @@
+"""Data in the database, in files and in a bucket are equals; and what if files or the bucket fail.
+
+One instance, of which each process keeps its data elsewhere.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import backend
+import pytest
+import requests
+from pictures import picture
+from servers.instance import Instance, Process
+from servers.link import Link
+from servers.postgresql import Database
+from servers.s3 import ObjectStore
+from servers.support import wait_until
+from servers.visitor import Visitor
+
+pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one writer at a time")
+
+#: of the option hasite-storage-deadline, in seconds
+DEADLINE = 2.0
+#: what else a request takes on a busy machine, in seconds
+MARGIN = 2.0
+RED, BLUE = picture("red"), picture("blue")
+LARGE = os.urandom(5 * 2**20)
+STORAGES = ("database", "files", "bucket")
+
+
+@dataclass
+class Site:
+    """The processes of the instance, by where they keep the data, and what they keep it in."""
+
+    processes: dict[str, Process]
+    files: Path
+    store: ObjectStore
+    #: what is between the process and the store
+    link: Link
+
+    def visitor(self, storage: str) -> Visitor:
+        return Visitor(self.processes[storage].url)
+
+    def editor(self, storage: str) -> Visitor:
+        visitor = self.visitor(storage)
+        visitor.login()
+        return visitor
+
+    def create(self, storage: str, data: bytes = RED, name: str = "a.png") -> int:
+        """Create a file; return its eid."""
+        visitor = self.editor(storage)
+        response = visitor.create("File", {"title": "image"}, {"data": (name, data, "image/png")})
+        assert response.status_code == 303, response.text
+        return int(response.headers["Location"].split("?")[0].rpartition("/")[2])
+
+
+@pytest.fixture(scope="module")
+def site(
+    server_directory: Callable[[str], Path], new_database: Callable[[], Database]
+) -> Iterator[Site]:
+    files = server_directory("files")
+    files.mkdir()
+    with ExitStack() as stack:
+        store = stack.enter_context(ObjectStore(server_directory("objects")))
+        link = stack.enter_context(Link(store.port))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        environ = {**store.environ, "AWS_S3_ENDPOINT_URL": f"http://127.0.0.1:{link.port}"}
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        instance = Instance(
+            server_directory("instance"),
+            ["hasite_testapp", "api", "s3storage"],
+            new_database(),
+            options={
+                "hasite-storage-deadline": DEADLINE,
+                "hasite-monitor-token": "token",
+                "connections-pool-max-size": 4,
+            },
+        )
+        instance.create()
+        processes = {
+            "database": instance.process(),
+            "files": instance.process(testapp_files_directory=str(files)),
+            "bucket": instance.process(testapp_bucket=store.bucket),
+        }
+        for process in processes.values():
+            stack.enter_context(process)
+        yield Site(processes, files, store, link)
+        print("LOG", processes["bucket"].log_path.read_text()[-6000:])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+class TestEquals:
+    def test_download(self, site: Site, storage: str) -> None:
+        visitor = site.visitor(storage)
+        eid = site.create(storage, LARGE)
+        url = f"file/{eid}/raw/a.png"
+        whole = visitor.get(url)
+        assert (whole.status_code, whole.content) == (200, LARGE)
+        assert whole.headers["Cache-Control"] == "public, max-age=3600"
+        assert "Set-Cookie" not in whole.headers
+        assert whole.headers["Content-Length"] == str(len(LARGE))
+        head = visitor.head(url)
+        ignored = ("Date", "Connection")
+        assert {name: text for name, text in head.headers.items() if name not in ignored} == {
+            name: text for name, text in whole.headers.items() if name not in ignored
+        }
+        unchanged = visitor.get(url, headers={"If-None-Match": whole.headers["ETag"]})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        for asked, first, last in (
+            ("bytes=0-999", 0, 999),
+            ("bytes=2097000-2098000", 2097000, 2098000),
+            ("bytes=-7", len(LARGE) - 7, len(LARGE) - 1),
+            ("bytes=1000000-", 1000000, len(LARGE) - 1),
+        ):
+            part = visitor.get(url, headers={"Range": asked})
+            assert (part.status_code, part.content) == (206, LARGE[first : last + 1])
+            assert part.headers["Content-Range"] == f"bytes {first}-{last}/{len(LARGE)}"
+        beyond = visitor.get(url, headers={"Range": f"bytes={len(LARGE)}-"})
+        assert beyond.status_code == 416
+        assert beyond.headers["Content-Range"] == f"bytes */{len(LARGE)}"
+
+    def test_replacement(self, site: Site, storage: str) -> None:
+        visitor = site.editor(storage)
+        eid = site.create(storage)
+        former = f"file/{eid}/raw/a.png"
+        thumbnail = visitor.get(f"file/{eid}/thumb/a.png").content
+        response = visitor.edit(eid, "File", files={"data": ("a.png", BLUE, "image/png")})
+        assert response.status_code == 303
+        moved = visitor.get(former)
+        assert moved.status_code == 301
+        assert visitor.get(moved.headers["Location"]).content == BLUE
+        drawn = visitor.get(f"file/{eid}/thumb/a.png", allow_redirects=True)
+        assert drawn.status_code == 200
+        assert drawn.content != thumbnail
+
+
+def test_range_of_an_object(site: Site) -> None:
+    """Of a large object a part is fetched, and nothing for its headers."""
+    eid = site.create("bucket", LARGE)
+    visitor = site.visitor("bucket")
+    before = site.link.forwarded
+    url = f"file/{eid}/raw/a.png"
+    assert visitor.get(url, headers={"Range": "bytes=1000000-1000999"}).status_code == 206
+    assert visitor.head(url).headers["Content-Length"] == str(len(LARGE))
+    assert site.link.forwarded - before < 10_000
+
+
+@contextmanager
+def stopped(site: Site) -> Iterator[None]:
+    site.link.stop()
+    try:
+        yield
+    finally:
+        site.link.start()
+
+
+@contextmanager
+def hung(site: Site) -> Iterator[None]:
+    site.link.pause()
+    try:
+        yield
+    finally:
+        site.link.resume()
+
+
+@contextmanager
+def refusing(site: Site) -> Iterator[None]:
+    site.store.refuse(refuses=True)
+    try:
+        yield
+    finally:
+        site.store.refuse(refuses=False)
+
+
+@contextmanager
+def slow(site: Site) -> Iterator[None]:
+    site.link.pace = 1.0
+    try:
+        yield
+    finally:
+        site.link.pace = 0.0
+
+
+@contextmanager
+def no_bucket(site: Site) -> Iterator[None]:
+    site.store.reset()
+    try:
+        yield
+    finally:
+        requests.put(f"{site.store.url}/{site.store.bucket}", timeout=5).raise_for_status()
+
+
+@contextmanager
+def no_disk(site: Site) -> Iterator[None]:
+    elsewhere = site.files.with_suffix(".elsewhere")
+    site.files.rename(elsewhere)
+    try:
+        yield
+    finally:
+        elsewhere.rename(site.files)
+
+
+def unavailable(visitor: Visitor, url: str, **headers: str) -> float:
+    """Check that a download is 503 within the deadline; return the time in seconds."""
+    started = time.monotonic()
+    response = visitor.get(url, headers=headers)
+    took = time.monotonic() - started
+    assert response.status_code == 503, (url, response.status_code, response.text)
+    assert response.headers["Content-Type"].startswith("text/plain"), url
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Retry-After"] == "1"
+    assert "Set-Cookie" not in response.headers
+    assert took < DEADLINE + MARGIN
+    return took
+
+
+def pool(visitor: Visitor) -> str:
+    return visitor.get("view?vid=monitor_pool").text
+
+
+def readiness(visitor: Visitor) -> str:
+    response = visitor.get("readyz")
+    assert response.status_code == 200
+    return response.text
+
+
+FAULTS = {
+    "stopped": ("bucket", stopped, "does not answer"),
+    "hung": ("bucket", hung, "does not answer"),
+    "refusing": ("bucket", refusing, "refuses (InvalidAccessKeyId)"),
+    "slow": ("bucket", slow, "does not answer"),
+    "no bucket": ("bucket", no_bucket, "refuses (NoSuchBucket)"),
+    "no disk": ("files", no_disk, "is not there"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_storage_fails(site: Site, fault: str) -> None:
+    storage, broken, reason = FAULTS[fault]
+    eid = site.create(storage)
+    editor, visitor = site.editor(storage), site.visitor(storage)
+    form = editor.form(f"file/{eid}?vid=edition")
+    url = f"file/{eid}/raw/a.png"
+    wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
+    with broken(site):
+        times = {
+            "download": unavailable(visitor, url),
+            "HEAD": unavailable(visitor, url),
+            "range": unavailable(visitor, url, Range="bytes=0-9"),
+            "thumbnail": unavailable(visitor, f"file/{eid}/thumb/a.png"),
+            "by RQL": unavailable(visitor, f"view?rql=Any X WHERE X eid {eid}&vid=download"),
+            "logged in": unavailable(editor, url),
+        }
+        time.sleep(1.1)  # until it is asked again
+        started = time.monotonic()
+        new = {"data": ("a.png", BLUE, "image/png")}
+        response = editor.submit(form, eid, {"title": "new"}, new, "validateform")
+        times["edit"] = time.monotonic() - started
+        assert times["edit"] < DEADLINE + MARGIN
+        assert "The storage of files cannot answer at the moment" in response.text
+        assert "0.0%" in pool(visitor)
+        # the lock is released, and pages are served
+        assert visitor.get(f"file/{eid}?vid=edition").status_code < 500
+        response = editor.edit(eid, "File", {"title": "another"})
+        assert response.status_code == 303
+        wait_until(lambda: reason in readiness(visitor), reason, timeout=20)
+        told = visitor.get("readyz?format=json&token=token").json()
+        assert told["status"] == "warn"
+        assert told["checks"]["storage:reachable"][0]["status"] == "warn"
+        assert reason in told["output"]
+        metrics = visitor.get("metrics?token=token").text
+        assert 'hasite_probe_success{probe="storage"} 0.0' in metrics
+    print(fault, {name: f"{seconds:.2f} s" for name, seconds in times.items()})
+    wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
+    if fault != "no bucket":  # in which the object was
+        assert visitor.get(url).content == RED
+    response = editor.submit(editor.form(f"file/{eid}?vid=edition"), eid, {}, new)
+    assert response.status_code == 303
+    assert visitor.get(url, allow_redirects=True).content == BLUE
+
+
+def test_missing_file(site: Site) -> None:
+    eid = site.create("files")
+    [path] = site.files.glob(f"{eid}_*")
+    check_missing(site, "files", eid, path.unlink, path.name)
+
+
+def test_missing_object(site: Site) -> None:
+    before = set(site.store.keys())
+    eid = site.create("bucket")
+    [key] = set(site.store.keys()) - before
+    check_missing(site, "bucket", eid, lambda: site.store.remove(key), key)
+
+
+def check_missing(
+    site: Site, storage: str, eid: int, remove: Callable[[], None], name: str
+) -> None:
+    visitor = site.visitor(storage)
+    remove()
+    started = time.monotonic()
+    for url in (f"file/{eid}/raw/a.png", f"file/{eid}/thumb/a.png"):
+        for headers in ({}, {"Range": "bytes=0-9"}):
+            response = visitor.get(url, headers=headers)
+            assert (response.status_code, response.headers["Cache-Control"]) == (404, "no-store")
+            assert "Set-Cookie" not in response.headers
+    print(f"missing, {storage}: {(time.monotonic() - started) / 4:.2f} s")
+    log = site.processes[storage].log_path.read_text()
+    assert log.count(name) == 1, [line for line in log.splitlines() if name in line]
+    assert readiness(visitor) == "ServiceOK : ready"
+    # an edit gives new data
+    response = site.editor(storage).edit(eid, "File", files={"data": ("a.png", BLUE, "image/png")})
+    assert response.status_code == 303
+    assert visitor.get(f"file/{eid}/raw/a.png", allow_redirects=True).content == BLUE
