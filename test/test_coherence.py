@@ -10,7 +10,8 @@ import pytest
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database, PostgreSQL
-from servers.support import wait_until
+from servers.squid import ALLOW_PURGE, Squid
+from servers.support import free_port, wait_until
 from servers.visitor import Visitor
 
 pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one process")
@@ -42,10 +43,14 @@ class Site:
 
     def rql(self, query: str, number: int = 0) -> list[list[object]]:
         """Execute RQL in one of the processes, as administrator."""
+        return self.rql_at_once([query], number)
+
+    def rql_at_once(self, queries: list[str], number: int = 0) -> list[list[object]]:
+        """Execute RQL queries in one transaction; return the rows of the first one."""
         response = self.admin(number).request(
             "POST",
             "api/v1/rql",
-            json=[{"query": query, "params": {}}],
+            json=[{"query": query, "params": {}} for query in queries],
             headers={"X-Client-Name": "test"},
         )
         assert response.status_code == 200, response.text
@@ -126,6 +131,60 @@ def test_permission(site: Site) -> None:
     until(lambda: readable() == {False}, "permission taken away")
     site.rql('SET E read_permission G WHERE E name "File", G name "guests"')
     until(lambda: readable() == {True}, "permission given back")
+
+
+_GUESTS = 'X read_permission G WHERE G name "guests", '
+_FILE = 'X is CWEType, X name "File"'
+_DATA = 'X from_entity E, E name "File", X relation_type R, R name "data"'
+_EXPRESSION = (
+    "INSERT RQLExpression Y: Y exprtype 'ERQLExpression', Y mainvars 'X', "
+    "Y expression 'X title \"none\"', X read_permission Y WHERE "
+)
+
+
+@pytest.mark.parametrize(
+    ("lost", "given_back"),
+    [
+        ([f"DELETE {_GUESTS}{_FILE}"], []),
+        ([f"DELETE {_GUESTS}{_DATA}"], []),
+        (
+            [f"DELETE {_GUESTS}{_FILE}", _EXPRESSION + _FILE],
+            [f'DELETE X read_permission Y WHERE Y expression ~= "%none%", {_FILE}'],
+        ),
+    ],
+    ids=["type", "attribute", "expression"],
+)
+def test_permission_that_caches_forget(
+    site: Site, server_directory: Callable[[str], Path], lost: list[str], given_back: list[str]
+) -> None:
+    """What guests lose is forgotten by a cache, in front of a process that is told of it."""
+    port = free_port()
+    squid = Squid(server_directory("squid"), port, ALLOW_PURGE)
+    options = {
+        "base_url": squid.url,
+        "hasite_purge_urls": squid.url,
+        "hasite_page_max_age": "primary:600",
+    }
+    process = site.instance.process(port, **options)
+    with site.instance.process(**options) as other, process, squid:
+        pair = Site(site.server, site.instance, [process, other])
+        eid = _image(pair)
+        visitor = Visitor(squid.url)
+        urls = [f"file/{eid}/raw/a.png"]
+        if _FILE in lost[0]:  # those who may not read the data alone see the page
+            urls.append(f"_anonymous/en/file/{eid}")
+        for url in urls:
+            responses = [visitor.get(url) for _ in range(2)]
+            assert [response.status_code for response in responses] == [200, 200]
+            assert responses[1].headers["X-Cache"].startswith("HIT")
+        try:
+            pair.rql_at_once(lost, number=1)
+            for url in urls:
+                until(lambda: visitor.get(url).status_code in (303, 403), f"{url} lost")  # noqa: B023
+        finally:
+            group = lost[0].removeprefix("DELETE ")
+            pair.rql_at_once([f"SET {group}", *given_back], number=1)
+        until(lambda: visitor.get(urls[0]).status_code == 200, "permission given back")
 
 
 def _image(site: Site) -> int:
