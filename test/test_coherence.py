@@ -73,6 +73,30 @@ class Site:
             f"cnx.entity_from_eid({eid}).cw_set(upassword={password.encode()!r})\ncommit()\n"
         )
 
+    def notify(self, count: int, parts: str) -> None:
+        """Send notices at once, which PostgreSQL does not take for one: their texts differ."""
+        self.server.sql(
+            f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_notify('hasite', '{parts}' || "
+            "repeat(' ', i)); END LOOP; END $$",
+            "site",
+        )
+
+    def fail_to_take_away(self) -> None:
+        """Take a permission away in a transaction that fails at its end."""
+        response = self.admin().request(
+            "POST",
+            "api/v1/rql",
+            json=[
+                {"query": query, "params": {}}
+                for query in (
+                    'DELETE E read_permission G WHERE E name "File", G name "guests"',
+                    "INSERT Tag T: T name 'rolled back'",
+                )
+            ],
+            headers={"X-Client-Name": "test"},
+        )
+        assert response.status_code != 200
+
     def change_state(self, eid: int, transition: str) -> None:
         """Fire a transition of the workflow of users."""
         self.instance.shell(
@@ -93,10 +117,19 @@ def site(server_directory: Callable[[str], Path]) -> Iterator[Site]:
             yield Site(server, instance, [first, second])
 
 
-@pytest.fixture(params=["ordinary", "cut", "restart"])
+@pytest.fixture(params=["ordinary", "cut", "restart", "flood", "rollback"])
 def after(request: pytest.FixtureRequest, site: Site) -> None:
-    """Nothing special, or the connections of the listeners, or all, were cut before."""
+    """What was before: nothing special, lost connections, notices, or changes that failed.
+
+    The connections are those of the listeners, or all.
+    """
     if request.param == "ordinary":
+        return
+    if request.param == "flood":
+        site.notify(1000, "properties schema users")
+        return
+    if request.param == "rollback":
+        site.fail_to_take_away()
         return
     listeners = "application_name = 'hasite-notices'"
     if request.param == "cut":
@@ -282,19 +315,7 @@ def test_permission_that_is_rolled_back(site: Site) -> None:
     """The process that tried has its former permissions again; the other one got no notice."""
     eid = _image(site)
     notices = _metric(site, 1, "hasite_notices_total")
-    response = site.admin().request(
-        "POST",
-        "api/v1/rql",
-        json=[
-            {"query": query, "params": {}}
-            for query in (
-                'DELETE E read_permission G WHERE E name "File", G name "guests"',
-                "INSERT Tag T: T name 'rolled back'",
-            )
-        ],
-        headers={"X-Client-Name": "test"},
-    )
-    assert response.status_code != 200
+    site.fail_to_take_away()
     until(lambda: site.visitor(0).get(f"file/{eid}/raw/a.png").status_code == 200, "rolled back")
     assert _metric(site, 1, "hasite_notices_total") == notices
 
@@ -307,14 +328,8 @@ def _metric(site: Site, number: int, name: str) -> float:
 def test_many_notices(site: Site) -> None:
     """A thousand notices at once are read, and the process serves."""
     before = _metric(site, 1, "hasite_notices_total")
-    site.server.sql("SELECT pg_notify('hasite', 'users ' ) FROM generate_series(1, 2)", "site")
-    for number in range(10):
-        site.server.sql(
-            "DO $$ BEGIN FOR i IN 1..100 LOOP PERFORM pg_notify('hasite', 'properties ' || "
-            f"repeat(' ', i + {number} * 100)); END LOOP; END $$",
-            "site",
-        )
-    until(lambda: _metric(site, 1, "hasite_notices_total") >= before + 1001, "1,000 notices")
+    site.notify(1000, "properties")
+    until(lambda: _metric(site, 1, "hasite_notices_total") >= before + 1000, "1,000 notices")
     assert site.visitor(1).get("").status_code == 200
 
 
