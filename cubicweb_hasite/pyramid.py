@@ -20,6 +20,7 @@ from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.coherence import listener, users
 from cubicweb_hasite.database import pool
 from cubicweb_hasite.database.answers import storage_unavailable, unavailability, unavailable
+from cubicweb_hasite.hooks import purge_types
 from cubicweb_hasite.images import lookup
 from cubicweb_hasite.monitoring import metrics, polls, port, presence, routes
 from cubicweb_hasite.operations import draining
@@ -52,7 +53,7 @@ def includeme(config: Configurator) -> None:
         config.add_subscriber(freeze_gc, ApplicationCreated)
         pool.heal_connections(repo, instance["hasite-pool-timeout"])
         upstream.look_types_up(repo)
-        listener.start(repo)
+        listener.start(repo, purge_types.start)
     for error in unavailability(repo.system_source):
         config.add_exception_view(unavailable, context=error)
     guard.guard(repo, instance["hasite-storage-deadline"])

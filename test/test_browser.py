@@ -1,9 +1,14 @@
-"""What is seen in a real browser: a picture that is edited, and the page for operators."""
+"""What is seen in a real browser: edits of a picture and of another site, the operators' page."""
 
+import html
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg2
 import pytest
@@ -133,6 +138,78 @@ def test_page_for_operators(browser: Browser, instance: Instance, width: int) ->
     assert problem.location["y"] < 200
     link = problem.find_element(By.TAG_NAME, "a").get_attribute("href")
     assert link.endswith("/docs/monitor.md#an-instance-is-not-ready")
+
+
+@pytest.fixture
+def other_site(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
+    """Serve pages at an address that is another site than that of the instance.
+
+    Give a name and what the page has; its URL is returned.
+    """
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(pages))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def serve(name: str, body: str) -> str:
+            (pages / f"{name}.html").write_text(f"<!DOCTYPE html><body>{body}</body>")
+            return f"http://localhost:{server.server_port}/{name}.html"
+
+        yield serve
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["edit", "validateform"])
+def test_page_of_another_site_edits_nothing(
+    browser: Browser,
+    eid: int,
+    instance: Instance,
+    other_site: Callable[[str, str], str],
+    path: str,
+) -> None:
+    """A link, an image and forms there, of whoever follows them while logged in here."""
+    fields = {
+        "eid": eid,
+        "__maineid": eid,
+        "__type:" + str(eid): "File",
+        f"_cw_entity_fields:{eid}": "title-subject,__type",
+        f"title-subject:{eid}": "Forged",
+    }
+    url = html.escape(f"{browser.base_url}{path}?{urlencode(fields)}")
+    inputs = "".join(f'<input name="{name}" value="{fields[name]}">' for name in fields)
+    target = f"{browser.base_url}{path}"
+    submit = "<script>document.forms[0].submit()</script>"
+    image = other_site("image", f'<img src="{url}">')
+    link = other_site("link", f'<a href="{url}">Look!</a>')
+    forms = [
+        other_site(method, f'<form method="{method}" action="{target}">{inputs}</form>{submit}')
+        for method in ("get", "post")
+    ]
+
+    def assert_unchanged() -> None:
+        database = instance.database
+        where = {"host": database.host, "port": database.port, "user": database.user}
+        with closing(psycopg2.connect(dbname=database.name, **where)) as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT cw_title FROM cw_File WHERE cw_eid=%s", [eid])
+            assert cursor.fetchone() == (TITLE,)
+
+    browser.login()
+    browser.driver.get(image)  # which waits for its images
+    assert_unchanged()
+    browser.driver.get(link)
+    browser.driver.find_element(By.TAG_NAME, "a").click()
+    browser.wait(lambda: browser.driver.current_url.startswith(target))
+    assert "405 Method Not Allowed" in browser.driver.page_source
+    assert_unchanged()
+    for form in forms:
+        browser.driver.get(form)
+        browser.wait(lambda: browser.driver.current_url.startswith(target))
+        assert_unchanged()
+    # the visitor was logged in all the while
+    browser.open(f"file/{eid}?vid=edition")
+    assert browser.driver.find_element(By.ID, "entityForm")
 
 
 def test_edited_picture_is_shown(browser: Browser, eid: int, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database, PostgreSQL
-from servers.support import wait_until
+from servers.squid import ALLOW_PURGE, Squid
+from servers.support import free_port, wait_until
 from servers.visitor import Visitor
 
 pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one process")
@@ -42,10 +43,14 @@ class Site:
 
     def rql(self, query: str, number: int = 0) -> list[list[object]]:
         """Execute RQL in one of the processes, as administrator."""
+        return self.rql_at_once([query], number)
+
+    def rql_at_once(self, queries: list[str], number: int = 0) -> list[list[object]]:
+        """Execute RQL queries in one transaction; return the rows of the first one."""
         response = self.admin(number).request(
             "POST",
             "api/v1/rql",
-            json=[{"query": query, "params": {}}],
+            json=[{"query": query, "params": {}} for query in queries],
             headers={"X-Client-Name": "test"},
         )
         assert response.status_code == 200, response.text
@@ -68,6 +73,30 @@ class Site:
             f"cnx.entity_from_eid({eid}).cw_set(upassword={password.encode()!r})\ncommit()\n"
         )
 
+    def notify(self, count: int, parts: str) -> None:
+        """Send notices at once, which PostgreSQL does not take for one: their texts differ."""
+        self.server.sql(
+            f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_notify('hasite', '{parts}' || "
+            "repeat(' ', i)); END LOOP; END $$",
+            "site",
+        )
+
+    def fail_to_take_away(self) -> None:
+        """Take a permission away in a transaction that fails at its end."""
+        response = self.admin().request(
+            "POST",
+            "api/v1/rql",
+            json=[
+                {"query": query, "params": {}}
+                for query in (
+                    'DELETE E read_permission G WHERE E name "File", G name "guests"',
+                    "INSERT Tag T: T name 'rolled back'",
+                )
+            ],
+            headers={"X-Client-Name": "test"},
+        )
+        assert response.status_code != 200
+
     def change_state(self, eid: int, transition: str) -> None:
         """Fire a transition of the workflow of users."""
         self.instance.shell(
@@ -88,10 +117,19 @@ def site(server_directory: Callable[[str], Path]) -> Iterator[Site]:
             yield Site(server, instance, [first, second])
 
 
-@pytest.fixture(params=["ordinary", "cut", "restart"])
+@pytest.fixture(params=["ordinary", "cut", "restart", "flood", "rollback"])
 def after(request: pytest.FixtureRequest, site: Site) -> None:
-    """Nothing special, or the connections of the listeners, or all, were cut before."""
+    """What was before: nothing special, lost connections, notices, or changes that failed.
+
+    The connections are those of the listeners, or all.
+    """
     if request.param == "ordinary":
+        return
+    if request.param == "flood":
+        site.notify(1000, "properties schema users")
+        return
+    if request.param == "rollback":
+        site.fail_to_take_away()
         return
     listeners = "application_name = 'hasite-notices'"
     if request.param == "cut":
@@ -126,6 +164,60 @@ def test_permission(site: Site) -> None:
     until(lambda: readable() == {False}, "permission taken away")
     site.rql('SET E read_permission G WHERE E name "File", G name "guests"')
     until(lambda: readable() == {True}, "permission given back")
+
+
+_GUESTS = 'X read_permission G WHERE G name "guests", '
+_FILE = 'X is CWEType, X name "File"'
+_DATA = 'X from_entity E, E name "File", X relation_type R, R name "data"'
+_EXPRESSION = (
+    "INSERT RQLExpression Y: Y exprtype 'ERQLExpression', Y mainvars 'X', "
+    "Y expression 'X title \"none\"', X read_permission Y WHERE "
+)
+
+
+@pytest.mark.parametrize(
+    ("lost", "given_back"),
+    [
+        ([f"DELETE {_GUESTS}{_FILE}"], []),
+        ([f"DELETE {_GUESTS}{_DATA}"], []),
+        (
+            [f"DELETE {_GUESTS}{_FILE}", _EXPRESSION + _FILE],
+            [f'DELETE X read_permission Y WHERE Y expression ~= "%none%", {_FILE}'],
+        ),
+    ],
+    ids=["type", "attribute", "expression"],
+)
+def test_permission_that_caches_forget(
+    site: Site, server_directory: Callable[[str], Path], lost: list[str], given_back: list[str]
+) -> None:
+    """What guests lose is forgotten by a cache, in front of a process that is told of it."""
+    port = free_port()
+    squid = Squid(server_directory("squid"), port, ALLOW_PURGE)
+    options = {
+        "base_url": squid.url,
+        "hasite_purge_urls": squid.url,
+        "hasite_page_max_age": "primary:600",
+    }
+    process = site.instance.process(port, **options)
+    with site.instance.process(**options) as other, process, squid:
+        pair = Site(site.server, site.instance, [process, other])
+        eid = _image(pair)
+        visitor = Visitor(squid.url)
+        urls = [f"file/{eid}/raw/a.png"]
+        if _FILE in lost[0]:  # those who may not read the data alone see the page
+            urls.append(f"_anonymous/en/file/{eid}")
+        for url in urls:
+            responses = [visitor.get(url) for _ in range(2)]
+            assert [response.status_code for response in responses] == [200, 200]
+            assert responses[1].headers["X-Cache"].startswith("HIT")
+        try:
+            pair.rql_at_once(lost, number=1)
+            for url in urls:
+                until(lambda: visitor.get(url).status_code in (303, 403), f"{url} lost")  # noqa: B023
+        finally:
+            group = lost[0].removeprefix("DELETE ")
+            pair.rql_at_once([f"SET {group}", *given_back], number=1)
+        until(lambda: visitor.get(urls[0]).status_code == 200, "permission given back")
 
 
 def _image(site: Site) -> int:
@@ -223,19 +315,7 @@ def test_permission_that_is_rolled_back(site: Site) -> None:
     """The process that tried has its former permissions again; the other one got no notice."""
     eid = _image(site)
     notices = _metric(site, 1, "hasite_notices_total")
-    response = site.admin().request(
-        "POST",
-        "api/v1/rql",
-        json=[
-            {"query": query, "params": {}}
-            for query in (
-                'DELETE E read_permission G WHERE E name "File", G name "guests"',
-                "INSERT Tag T: T name 'rolled back'",
-            )
-        ],
-        headers={"X-Client-Name": "test"},
-    )
-    assert response.status_code != 200
+    site.fail_to_take_away()
     until(lambda: site.visitor(0).get(f"file/{eid}/raw/a.png").status_code == 200, "rolled back")
     assert _metric(site, 1, "hasite_notices_total") == notices
 
@@ -248,14 +328,8 @@ def _metric(site: Site, number: int, name: str) -> float:
 def test_many_notices(site: Site) -> None:
     """A thousand notices at once are read, and the process serves."""
     before = _metric(site, 1, "hasite_notices_total")
-    site.server.sql("SELECT pg_notify('hasite', 'users ' ) FROM generate_series(1, 2)", "site")
-    for number in range(10):
-        site.server.sql(
-            "DO $$ BEGIN FOR i IN 1..100 LOOP PERFORM pg_notify('hasite', 'properties ' || "
-            f"repeat(' ', i + {number} * 100)); END LOOP; END $$",
-            "site",
-        )
-    until(lambda: _metric(site, 1, "hasite_notices_total") >= before + 1001, "1,000 notices")
+    site.notify(1000, "properties")
+    until(lambda: _metric(site, 1, "hasite_notices_total") >= before + 1000, "1,000 notices")
     assert site.visitor(1).get("").status_code == 200
 
 

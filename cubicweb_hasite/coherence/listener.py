@@ -10,6 +10,7 @@ import logging
 import select
 import threading
 import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from cubicweb.server.repository import Repository
@@ -32,16 +33,21 @@ _ARGUMENTS = (
 )
 
 
-def start(repo: Repository) -> None:
+#: what is done with the types of which somebody may read fewer than before
+Lost = Callable[[Repository, Collection[str]], None]
+
+
+def start(repo: Repository, lost: Lost) -> None:
     """Listen as long as the process runs, if its database is PostgreSQL."""
     if repo.system_source.dbdriver == "postgres":
-        _Listener(repo).start()
+        _Listener(repo, lost).start()
 
 
 class _Listener(threading.Thread):
-    def __init__(self, repo: Repository) -> None:
+    def __init__(self, repo: Repository, lost: Lost) -> None:
         super().__init__(name="hasite-notices", daemon=True)
         self._repo = repo
+        self._lost = lost
         self._failing = False
 
     def run(self) -> None:
@@ -66,7 +72,7 @@ class _Listener(threading.Thread):
                 else:
                     parts = self._wait(connection)
                 if parts:
-                    memory.refresh(self._repo, parts)
+                    self._lost(self._repo, memory.refresh(self._repo, parts))
                 if parts == notices.ALL:
                     metrics.note_refresh()
                     if self._failing:

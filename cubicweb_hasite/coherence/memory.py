@@ -7,6 +7,7 @@ from functools import lru_cache
 from cubicweb.schema import RQLExpression, normalize_expression
 from cubicweb.server.repository import Repository
 from cubicweb.server.schemaserial import deserialize_ertype_permissions
+from yams.schema import EntitySchema, RelationDefinitionSchema
 
 from cubicweb_hasite.coherence.notices import PROPERTIES, SCHEMA, USERS
 from cubicweb_hasite.coherence.users import USERS as KNOWN_USERS
@@ -21,10 +22,11 @@ _DEFINITIONS = (
 )
 
 
-def refresh(repo: Repository, parts: Collection[str]) -> None:
+def refresh(repo: Repository, parts: Collection[str]) -> set[str]:
     """Read again what has changed.
 
     :param parts: those of :mod:`.notices`
+    :return: the types of which somebody may read fewer than before
     :raises Exception: the database does not answer.
     """
     if USERS in parts:
@@ -32,7 +34,20 @@ def refresh(repo: Repository, parts: Collection[str]) -> None:
     if PROPERTIES in parts:
         _read_properties(repo)
     if SCHEMA in parts:
-        _read_schema(repo)
+        return _read_schema(repo)
+    return set()
+
+
+def types(repo: Repository, eid: int) -> set[str]:
+    """Return the types that a permission is about: of a type, an attribute or a relation.
+
+    :param eid: that of its definition in the schema
+    """
+    definition = repo.schema._eid_index.get(eid)
+    if isinstance(definition, RelationDefinitionSchema):
+        ends = {definition.subject, definition.object}
+        return {str(each) for each in ends if not each.final}
+    return {str(definition)} if isinstance(definition, EntitySchema) else set()
 
 
 def _read_properties(repo: Repository) -> None:
@@ -44,8 +59,12 @@ def _read_properties(repo: Repository) -> None:
         known.pop(key, None)
 
 
-def _read_schema(repo: Repository) -> None:
-    """Read the permissions; say so if the types or the relations are not those that are loaded."""
+def _read_schema(repo: Repository) -> set[str]:
+    """Read the permissions; say so if the types or the relations are not those that are loaded.
+
+    :return: the types of which somebody may read fewer than before
+    """
+    lost: set[str] = set()
     schema = repo.schema
     with repo.internal_cnx() as cnx:
         stored = deserialize_ertype_permissions(cnx)
@@ -55,8 +74,11 @@ def _read_schema(repo: Repository) -> None:
         definition = known[eid]
         for action in definition.ACTIONS:
             granted = stored.get(eid, {}).get(action, ())
-            if set(map(_text, definition.permissions.get(action, ()))) == set(map(_text, granted)):
+            former = set(map(_text, definition.permissions.get(action, ())))
+            if former == set(map(_text, granted)):
                 continue
+            if action == "read" and former - set(map(_text, granted)):
+                lost |= types(repo, eid)
             # requests that run see the former ones or these, never a part of them
             definition.set_action_permissions(
                 action,
@@ -67,6 +89,7 @@ def _read_schema(repo: Repository) -> None:
             )
             log.info("%s %s: %s", action, definition, ", ".join(map(_text, granted)))
     restart.advise(repo.config, "" if known.keys() == eids else "the schema has changed")
+    return lost
 
 
 def _text(granted: str | tuple[str, str, int] | RQLExpression) -> str:

@@ -115,15 +115,10 @@ class PurgeOp(CachesOp):
         """
         if cnx.added_in_transaction(eid):
             return  # caches have nothing of it yet
-        etype = cnx.entity_type(eid)
-        names = data.attributes(cnx.vreg.schema.entity_schema_for(etype))
-        stored = data.row(cnx, etype, eid, names)
-        if stored is None:
-            return  # another transaction has deleted it, and purges it
-        entity = _entity(cnx, eid, stored)
-        adapter = entity.cw_adapt_to("IImmutableData")
-        if adapter is None or not adapter.immutable:
+        entity = immutable_entity(cnx, eid)
+        if entity is None:
             return
+        stored = dict(entity.cw_attr_cache)
         operation = cls.get_instance(cnx)
         operation.add_urls(eid, purge.entity_urls(entity))
         changes = {
@@ -137,6 +132,17 @@ class PurgeOp(CachesOp):
 
     def paths(self, urls: Mapping[int, set[str]]) -> set[str]:
         return purge.paths(self.cnx, urls)
+
+
+def immutable_entity(cnx: Connection, eid: int) -> Entity | None:
+    """Return an entity as it is stored; None if caches may not keep its data, or it is gone."""
+    etype = cnx.entity_type(eid)
+    stored = data.row(cnx, etype, eid, data.attributes(cnx.vreg.schema.entity_schema_for(etype)))
+    if stored is None:
+        return None  # another transaction has deleted it, and purges it
+    entity = _entity(cnx, eid, stored)
+    adapter = entity.cw_adapt_to("IImmutableData")
+    return entity if adapter is not None and adapter.immutable else None
 
 
 def _entity(cnx: Connection, eid: int, attributes: Mapping[str, object]) -> Entity:
