@@ -18,7 +18,7 @@ from cubicweb.server.sources.storages import (
 from editing import BLUE, RED, EditingTC
 
 from cubicweb_hasite.images import data
-from cubicweb_hasite.images.downloads import content_disposition
+from cubicweb_hasite.images.file_names import content_disposition
 from cubicweb_hasite.pyramid import includeme
 
 DOWNLOADS = (

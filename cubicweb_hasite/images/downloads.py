@@ -6,7 +6,6 @@ The data is read only if the response needs it.
 import logging
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,6 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from tempfile import TemporaryFile
 from typing import Any
-from urllib.parse import quote
 
 from cubicweb.entity import Entity, EntityAdapter
 from logilab.mtconverter import BINARY_ENCODINGS
@@ -24,6 +22,7 @@ from webob.byterange import Range
 
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.images import data, media_types
+from cubicweb_hasite.images.file_names import content_disposition
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.responses import refuse
 from cubicweb_hasite.storages.errors import DataMissing, StorageUnavailable
@@ -31,8 +30,6 @@ from cubicweb_hasite.storages.errors import DataMissing, StorageUnavailable
 log = logging.getLogger(__name__)
 
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
-# all but ASCII, what Windows refuses in names, and what browsers read differently in quotes
-_REFUSED = re.compile(r"""[^ !#$&'()+,\-.0-9;=@A-Z\[\]^_`a-z{}~]""")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # the last 0 bytes: cannot be satisfied, but WebOb takes it for all bytes
 _LAST_NONE = re.compile(r"bytes\s*=\s*-0+\s*", re.IGNORECASE)
@@ -41,7 +38,6 @@ _STRONG_AFTER = timedelta(minutes=1)
 # in bytes
 _IN_MEMORY = 2**20
 _BLOCK = 2**16
-_MAX_NAME = 200
 _MAX_RANGE = 100
 
 
@@ -181,24 +177,6 @@ def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
     file.write(body)
     file.seek(0)
     return request.environ.get("wsgi.file_wrapper", FileIter)(file, _BLOCK)
-
-
-def content_disposition(file_name: str, *, inline: bool) -> str:
-    """Return the value of Content-Disposition for a file name (RFC 6266 and RFC 8187).
-
-    The fallback for programs that do not know `filename*` has no character that a file system
-    refuses: letters lose their accents, and what is left of others becomes `_`.
-    """
-    printable = "".join(char for char in file_name if char.isprintable())
-    name = printable.replace("/", "_").replace("\\", "_")[-_MAX_NAME:] or "file"
-    bare = "".join(
-        char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)
-    )
-    fallback = _REFUSED.sub("_", bare)
-    value = f'{"inline" if inline else "attachment"}; filename="{fallback}"'
-    if fallback != name:
-        value += f"; filename*=UTF-8''{quote(name, safe='')}"
-    return value
 
 
 def _wanted_range(request: Request, selected: Selected, length: int) -> Range | None:
