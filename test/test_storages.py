@@ -90,7 +90,6 @@ def site(
         for process in processes.values():
             stack.enter_context(process)
         yield Site(processes, files, store, link)
-        print("LOG", processes["bucket"].log_path.read_text()[-6000:])
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -242,11 +241,11 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_storage_fails(site: Site, fault: str) -> None:
     storage, broken, reason = FAULTS[fault]
-    eid = site.create(storage)
     editor, visitor = site.editor(storage), site.visitor(storage)
+    wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
+    eid = site.create(storage)
     form = editor.form(f"file/{eid}?vid=edition")
     url = f"file/{eid}/raw/a.png"
-    wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
     with broken(site):
         times = {
             "download": unavailable(visitor, url),

@@ -41,22 +41,26 @@ def explained(storage: Storage) -> Iterator[None]:
         yield
     except (StorageUnavailable, DataMissing):
         raise
-    except FileNotFoundError as error:
-        # if its directory is missing too, the disk may not be mounted
-        name = os.fsdecode(error.filename or b"")
-        if Path(name).parent.is_dir():
-            raise DataMissing(name) from error
-        raise StorageUnavailable(f"{title(storage)}: {error}") from error
-    except OSError as error:
-        raise StorageUnavailable(f"{title(storage)}: {error}") from error
     except Exception as error:
-        if not _is_of_s3(error):
-            raise
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-        if code in _NO_OBJECT:
-            raise DataMissing(title(storage)) from error
-        why = f"refuses ({code})" if code else f"does not answer ({type(error).__name__})"
-        raise StorageUnavailable(f"{title(storage)} {why}") from error
+        if _is_of_s3(error):  # of which some are OSErrors too
+            raise _of_s3(storage, error) from error
+        if isinstance(error, FileNotFoundError):
+            # if its directory is missing too, the disk may not be mounted
+            name = os.fsdecode(error.filename or b"")
+            if Path(name).parent.is_dir():
+                raise DataMissing(name) from error
+        if isinstance(error, OSError):
+            raise StorageUnavailable(f"{title(storage)}: {error}") from error
+        raise
+
+
+def _of_s3(storage: Storage, error: Exception) -> Exception:
+    response = getattr(error, "response", None) or {}  # of ClientError
+    code = response.get("Error", {}).get("Code", "")
+    if code in _NO_OBJECT:
+        return DataMissing(title(storage))
+    why = f"refuses ({code})" if code else f"does not answer ({type(error).__name__})"
+    return StorageUnavailable(f"{title(storage)} {why}")
 
 
 def _is_of_s3(error: Exception) -> bool:
