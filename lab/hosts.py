@@ -215,7 +215,7 @@ class Host:
         self.run(
             "kill -CONT -1\n"
             "find /run/systemd/system -maxdepth 1 -lname /dev/null -delete\n"
-            "systemctl daemon-reload; systemctl reset-failed; systemctl start default.target"
+            "systemctl daemon-reload; systemctl reset-failed; systemctl start multi-user.target"
         )
 
 
