@@ -89,15 +89,25 @@ class Host:
                 stderr=log,
                 start_new_session=True,
             )
-        booting = "systemctl is-system-running | grep -E 'starting|running|degraded'"
         try:
-            wait_until(lambda: self.on and self.succeeds(booting), f"boot of {self.name}")
-            self.reconnect()
-            address = f"ip -brief address show eth0 | grep -F ' {self.addresses[-1]}'"
-            wait_until(lambda: self.succeeds(address), f"network of {self.name}")
+            self._join_network()
         except (TimeoutError, Failed) as error:
             said = log_path.read_text(errors="replace")
             raise LabError(f"{error}\n{said}") from None
+
+    def _join_network(self) -> None:
+        booting = "systemctl is-system-running | grep -E 'starting|running|degraded'"
+        wait_until(lambda: self.on and self.succeeds(booting), f"boot of {self.name}")
+        self.reconnect()
+        address = f"ip -brief address show eth0 | grep -F ' {self.addresses[-1]}'"
+        wait_until(lambda: self.succeeds(address), f"network of {self.name}")
+
+    def reboot(self) -> None:
+        """Shut it down in good order, and boot it."""
+        pid = self.pid
+        self.succeeds("systemctl reboot")
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"end of {self.name}", timeout=120)
+        self._join_network()
 
     def power_off(self) -> None:
         """Cut its power: connections hang instead of being reset, and its disk stays."""
@@ -286,11 +296,18 @@ class Lab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not list(self._processes()), "end of the lab's processes", timeout=60)
+        wait_until(self._groups_removed, "end of the lab's control groups", timeout=60)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _groups_removed(self) -> bool:
         groups = Path("/sys/fs/cgroup")
         for group in (groups, groups / "systemd", groups / "unified"):
             for path, *_ in os.walk(group / str(self.folder).replace("/", "-"), topdown=False):
-                os.rmdir(path)
-        shutil.rmtree(self.folder, ignore_errors=True)
+                try:
+                    os.rmdir(path)
+                except OSError:  # its last processes are being ended
+                    return False
+        return True
 
     def pid(self, name: str) -> int:
         """Return the process id of the first process of a host.
