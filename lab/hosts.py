@@ -106,17 +106,23 @@ class Host:
         """Shut it down in good order, and boot it."""
         pid = self.pid
         self.succeeds("systemctl reboot")
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"end of {self.name}", timeout=120)
-        self._join_network()
+        self._wait_until_off(pid)
+        self.boot()
 
     def power_off(self) -> None:
         """Cut its power: connections hang instead of being reset, and its disk stays."""
         self.cut_off()
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
+        self._wait_until_off(pid)
+
+    def _wait_until_off(self, pid: int) -> None:
         interface = ("ip", "link", "show", self._interface)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"end of {self.name}")
-        wait_until(lambda: not self.lab.switch_succeeds(*interface), f"end of {self.name}")
+        wait_until(
+            lambda: not Path(f"/proc/{pid}").exists() and not self.lab.switch_succeeds(*interface),
+            f"end of {self.name}",
+            timeout=120,
+        )
 
     def cut_off(self) -> None:
         """Take it off the network: packets to and from it are lost without an error."""
