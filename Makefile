@@ -84,7 +84,7 @@ container:
 
 .PHONY: lab lab-down lab-test
 
-# The example site on nine hosts, which are network namespaces of this machine: see docs/lab.md
+# The example site on nine hosts, which systemd boots on this machine: see docs/lab.md
 lab:
 	@$(ROOT_ALONE)
 	@tools/setup lab
@@ -102,4 +102,4 @@ lab-test:
 	.venv/bin/pytest -c lab/pytest.ini lab $(or $(ARGS),--results=lab/RESULTS.md)
 
 ROOT_ALONE = [ "$$(id -u)" = 0 ] || { echo "make $@ needs root, on Debian 12: \
-	it makes network namespaces and mounts" >&2; exit 1; }
+	it boots hosts in containers" >&2; exit 1; }

@@ -1,64 +1,46 @@
-#!/bin/sh
-# Become a host of the lab: a copy of this machine's files of its own, then its first process.
+#!/bin/bash
+# Become a host of the lab: a machine that systemd boots, in a container of systemd-nspawn.
 #
-#   boot.sh <folder of the lab> <host>
+#   boot.sh <folder of the lab> <host> <layers of its root> <address> ...
 #
-# Run by `unshare`, in namespaces of its own. The host's disk, what differs from this machine, is
+# Run in the namespaces of the network. The host's disk, what differs from the layers, is
 # <folder>/disks/<host>: it outlives a power cut of the host, and ends with the lab.
 set -eu
 
-folder=$1 host=$2
-checkout=$(cd "$(dirname "$0")/.." && pwd)
+folder=$1 host=$2 layers=$3
+shift 3
 disk=$folder/disks/$host
-root=$disk/root
+wheels=$(dirname "$0")/../var/hosts/wheels
 
-hostname "$host"
-first=true
-[ ! -d "$disk" ] || first=false
-mkdir -p "$disk/upper" "$disk/work" "$root"
-mount -t overlay "hasite-$host" "$root" \
-    -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/work,index=off"
-
-mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
-mount -t tmpfs -o mode=755 run "$root/run"
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-# devices: no others than a container has, and a log of the host's own
-mount -t tmpfs -o mode=755 dev "$root/dev"
-for device in /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/loop*; do
-    [ -e "$device" ] || continue
-    touch "$root$device"
-    mount --bind "$device" "$root$device"
-done
-mkdir -m 1777 "$root/dev/shm"
-ln -s /proc/self/fd "$root/dev/fd"
-
-# the checkout, where it is not on this machine's root or is hidden by a mount above
-for path in "$checkout" "$(readlink -f "$checkout/.venv/bin/python" | sed 's,/bin/[^/]*$,,')"; do
-    if [ ! "$path" -ef "$root$path" ] && [ ! -e "$root$path/bin/python3" ] &&
-        [ ! -e "$root$path/lab/init.py" ]; then
-        mkdir -p "$root$path"
-        mount --bind "$path" "$root$path"
-    fi
-    # the users of the host's programs may go there
-    while [ "$path" != / ]; do
-        chmod o+x "$root$path"
-        path=$(dirname "$path")
-    done
-done
-
-if $first; then
-    rm -rf "$root/etc/systemd/system/multi-user.target.wants" "$root/var/log/journal"
-    for name in systemctl journalctl; do
-        cp --remove-destination "$checkout/lab/systemctl" "$root/usr/bin/$name"
-    done
+if [ ! -d "$disk" ]; then
+    mkdir -p "$disk/upper" "$disk/work" "$disk/root"
+    mount -t overlay "hasite-$host" "$disk/root" \
+        -o "lowerdir=$layers,upperdir=$disk/upper,workdir=$disk/work,index=off"
+    echo "$host" >"$disk/root/etc/hostname"
+    echo "127.0.1.1 $host" >>"$disk/root/etc/hosts"
+    # without it, systemd would enable all units, as on a machine that boots for the first time
+    tr -d - </proc/sys/kernel/random/uuid >"$disk/root/etc/machine-id"
+    printf '[global]\nno-index = true\nfind-links = /srv/wheels\n' >"$disk/root/etc/pip.conf"
+    {
+        printf '[Match]\nName=eth0\n\n[Network]\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n'
+        printf 'Address=%s\n' "$@"
+    } >"$disk/root/etc/systemd/network/eth0.network"
 fi
 
-cd "$root"
-mkdir -p .machine
-pivot_root . .machine
-umount -l /.machine
-cd /
-# the folders of /run that packages expect
-systemd-tmpfiles --create --remove --boot --prefix=/run --prefix=/var 2>/dev/null || true
-exec /usr/bin/python3 -E -s "$checkout/lab/init.py" "$folder" "$host"
+# systemd-nspawn would put all the hosts in one control group
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+    if [ -e "$hierarchy/cgroup.procs" ]; then
+        mkdir -p "$hierarchy/${folder//\//-}/$host"
+        echo $$ >"$hierarchy/${folder//\//-}/$host/cgroup.procs"
+    fi
+done
+
+binds=()
+for device in /dev/loop*; do
+    [ ! -e "$device" ] || binds+=(--bind="$device")
+done
+# pip takes packages from there
+[ ! -d "$wheels" ] || binds+=(--bind-ro="$wheels:/srv/wheels")
+SYSTEMD_NSPAWN_TMPFS_TMP=0 exec systemd-nspawn -q --boot --directory="$disk/root" \
+    --machine="$host" --hostname="$host" --register=no --keep-unit --link-journal=no --resolv-conf=off \
+    --timezone=off --private-network --network-veth-extra="to-$host:eth0" "${binds[@]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hosts import Lab
 from installation import Site
-from results import Results
+from results import Results, versions
 from traffic import Traffic
 
 import lab
@@ -57,6 +57,7 @@ def running_site(results: Results) -> Iterator[Site]:
         lab.up()
     site = lab.running()
     results.started_in = site.lab.saved()["seconds"]
+    results.versions = list(versions(site))
     yield site
     if ours:
         site.lab.down()

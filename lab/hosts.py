@@ -1,5 +1,5 @@
-"""The lab's hosts: network namespaces of this machine, each with a file system, processes and
-users of its own, on one network.
+"""The lab's hosts: minimal Debian machines on one network, which systemd boots in containers of
+systemd-nspawn.
 
 All the processes of a lab are descendants of one, the first of a process namespace: when that is
 killed, the kernel ends the others, and with them the namespaces, interfaces and mounts. What is
@@ -9,6 +9,7 @@ left is the lab's folder.
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,8 +24,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 #: the first process of the lab, which has the network between the hosts
 SWITCH = "switch"
-#: which namespaces of a process a command is run in
-_ALL = ("--net", "--uts", "--ipc", "--pid", "--mount")
+_NAMESPACES = ("--net", "--uts", "--ipc", "--pid", "--mount")
 
 
 class LabError(Exception):
@@ -36,17 +36,19 @@ class Failed(LabError):
 
 
 class Host:
-    """A host: a copy of this machine's file system of its own, an address, and its units.
+    """A host: a Debian machine with a disk of its own, an address, and its units.
 
     :param lab: where it is
     :param name: its name
+    :param packages: a command that installs them
     :param addresses: its addresses, with their prefix
     """
 
-    def __init__(self, lab: "Lab", name: str, *addresses: str) -> None:
+    def __init__(self, lab: "Lab", name: str, packages: str, *addresses: str) -> None:
         self.lab = lab
         self.name = name
         self.addresses = addresses
+        self.packages = packages
         self._interface = f"to-{name}"  # at the switch
 
     @property
@@ -73,48 +75,54 @@ class Host:
         """Switch it on: its network is up, its enabled units are being started."""
         if self.on:
             raise LabError(f"{self.name} is on")
-        self._start_init()
-        switch = self.lab.switch_command
-        with contextlib.suppress(Failed):  # of a host that lost its power a moment ago
-            switch("ip", "link", "del", self._interface)
-        switch(
-            *("ip", "link", "add", self._interface, "type", "veth"),
-            *("peer", "name", "eth0", "netns", str(self.pid)),
-        )
-        switch("ip", "link", "set", self._interface, "master", "lab", "up")
-        addresses = "".join(f"address add {address} dev eth0\n" for address in self.addresses)
-        self.run("ip -batch -", stdin=f"link set lo up\nlink set eth0 up\n{addresses}")
-        self.run("systemctl default")
-
-    def _start_init(self) -> None:
-        with (self.lab.folder / f"{self.name}.log").open("ab") as log:
+        layers = _layers(self.packages)
+        log_path = self.lab.folder / f"{self.name}.log"
+        with log_path.open("ab") as log:
             subprocess.Popen(
                 [
                     *self.lab.enter(SWITCH),
-                    *("unshare", *_ALL, "--fork", "--kill-child", "--"),
                     *(str(CHECKOUT / "lab" / "boot.sh"), str(self.lab.folder), self.name),
+                    *(layers, *self.addresses),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        socket = "test -S /run/lab.socket -a -S /dev/log"
         try:
-            wait_until(lambda: self.on and self.succeeds(socket), f"boot of {self.name}")
-        except TimeoutError as error:
-            said = (self.lab.folder / f"{self.name}.log").read_text(errors="replace")
+            self._join_network()
+        except (TimeoutError, Failed) as error:
+            said = log_path.read_text(errors="replace")
             raise LabError(f"{error}\n{said}") from None
+
+    def _join_network(self) -> None:
+        booting = "systemctl is-system-running | grep -E 'starting|running|degraded'"
+        wait_until(lambda: self.on and self.succeeds(booting), f"boot of {self.name}")
+        self.reconnect()
+        address = f"ip -brief address show eth0 | grep -F ' {self.addresses[-1]}'"
+        wait_until(lambda: self.succeeds(address), f"network of {self.name}")
+
+    def reboot(self) -> None:
+        """Shut it down in good order, and boot it."""
+        pid = self.pid
+        self.succeeds("systemctl reboot")
+        self._wait_until_off(pid)
+        self.boot()
 
     def power_off(self) -> None:
         """Cut its power: connections hang instead of being reset, and its disk stays."""
         self.cut_off()
-        self._kill_init()
-
-    def _kill_init(self) -> None:
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"end of {self.name}")
+        self._wait_until_off(pid)
+
+    def _wait_until_off(self, pid: int) -> None:
+        interface = ("ip", "link", "show", self._interface)
+        wait_until(
+            lambda: not Path(f"/proc/{pid}").exists() and not self.lab.switch_succeeds(*interface),
+            f"end of {self.name}",
+            timeout=120,
+        )
 
     def cut_off(self) -> None:
         """Take it off the network: packets to and from it are lost without an error."""
@@ -122,7 +130,7 @@ class Host:
 
     def reconnect(self) -> None:
         """End :meth:`cut_off`."""
-        self.lab.switch_command("ip", "link", "set", self._interface, "master", "lab")
+        self.lab.switch_command("ip", "link", "set", self._interface, "master", "lab", "up")
 
     # -- commands
 
@@ -161,9 +169,11 @@ class Host:
         return True
 
     def spawn(self, *words: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start a command on the host, which goes on."""
+        """Start a program of this machine, on the network as this host; it goes on."""
+        switch = f"--target={self.lab.pid(SWITCH)}"
+        network = f"--net=/proc/{self.pid}/ns/net"
         return subprocess.Popen(
-            self.command(*words),
+            ["nsenter", switch, "--mount", "--pid", network, "--", *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -181,42 +191,51 @@ class Host:
 
     def install(self, folder: Path) -> None:
         """Copy rendered files to their places, as `rsync -rlE <folder>/ root@<host>:/` does."""
-        archive = subprocess.run(
-            ["tar", "--create", "--owner=root", "--group=root", "--directory", folder, "."],
-            check=True,
-            capture_output=True,
-        )
-        subprocess.run(
-            self.command("tar", "--extract", "--no-overwrite-dir", "--directory", "/"),
-            input=archive.stdout,
-            check=True,
-            capture_output=True,
-        )
+        self.receive("/", ["tar", "--create", "--owner=root", "--group=root", "-C", folder, "."])
+
+    def receive(self, folder: str, command: list[str | Path]) -> None:
+        """Extract in a folder of the host the archive that a command of this machine writes."""
+        archive = subprocess.run(command, check=True, capture_output=True).stdout
+        extract = self.command("tar", "--extract", "--no-overwrite-dir", "-C", folder)
+        subprocess.run(extract, input=archive, check=True, capture_output=True)
 
     # -- units
 
     def crash(self, unit: str) -> None:
-        """Kill -9 all the processes of a unit; it stays dead until it is started."""
-        self.run(f"systemctl crash '{unit}'")
+        """Kill -9 all the processes of a unit; it stays dead until :meth:`start`."""
+        self.run(f"systemctl mask --quiet --runtime '{unit}'")
+        self.kill(unit)
 
     def kill(self, unit: str) -> None:
         """Kill -9 all the processes of a unit; it is started again as its unit says."""
-        self.run(f"systemctl kill '{unit}'")
+        self.run(f"systemctl kill --signal=KILL '{unit}'")
 
     def freeze(self, unit: str) -> None:
         """Stop all the processes of a unit in their tracks."""
-        self.run(f"systemctl freeze '{unit}'")
+        self.run(f"systemctl kill --signal=STOP '{unit}'")
 
     def thaw(self, unit: str) -> None:
         """End :meth:`freeze`."""
-        self.run(f"systemctl thaw '{unit}'")
+        self.run(f"systemctl kill --signal=CONT '{unit}'")
 
     def start(self, unit: str) -> None:
-        """Start a unit; return when it is ready."""
-        self.run(f"systemctl start '{unit}'")
+        """Start a unit, even one that :meth:`crash` has stopped; return when it is ready."""
+        self.run(f"systemctl unmask --quiet --runtime '{unit}'; systemctl start '{unit}'")
+
+    def repair(self) -> None:
+        """Undo :meth:`crash`, :meth:`freeze`, :meth:`cut_off` and :meth:`power_off`."""
+        if not self.on:
+            self.boot()
+            return
+        self.reconnect()
+        self.run(
+            "kill -CONT -1\n"
+            "find /run/systemd/system -maxdepth 1 -lname /dev/null -delete\n"
+            "systemctl daemon-reload; systemctl reset-failed; systemctl start multi-user.target"
+        )
 
 
-# Nothing of ours for the hosts but the languages; what starts programs there says the rest.
+# nothing of this machine's
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -234,9 +253,12 @@ class Lab:
         self.folder = folder.absolute()
         self.hosts: dict[str, Host] = {}
 
-    def add(self, name: str, *addresses: str) -> Host:
-        """Add a host, which is not switched on yet."""
-        self.hosts[name] = Host(self, name, *addresses)
+    def add(self, name: str, *addresses: str, packages: str = "") -> Host:
+        """Add a host, which is not switched on yet.
+
+        :param packages: a command that installs what it needs
+        """
+        self.hosts[name] = Host(self, name, packages, *addresses)
         return self.hosts[name]
 
     def __getitem__(self, name: str) -> Host:
@@ -256,7 +278,7 @@ class Lab:
         with log_path.open("ab") as log:
             popen = subprocess.Popen(
                 [
-                    *("unshare", *_ALL, "--fork", "--kill-child", "--"),
+                    *("unshare", *_NAMESPACES, "--fork", "--kill-child", "--"),
                     *(str(CHECKOUT / "lab" / "switch.sh"), str(self.folder)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -265,7 +287,8 @@ class Lab:
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: self.find(SWITCH) or popen.poll() is not None, "the network")
+            ready = self.folder / "ready"
+            wait_until(lambda: ready.exists() or popen.poll() is not None, "the network")
         except TimeoutError as error:
             raise LabError(f"{error}\n{log_path.read_text()}") from None
         if popen.poll() is not None:
@@ -279,7 +302,18 @@ class Lab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not list(self._processes()), "end of the lab's processes", timeout=60)
+        wait_until(self._groups_removed, "end of the lab's control groups", timeout=60)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _groups_removed(self) -> bool:
+        groups = Path("/sys/fs/cgroup")
+        for group in (groups, groups / "systemd", groups / "unified"):
+            for path, *_ in os.walk(group / str(self.folder).replace("/", "-"), topdown=False):
+                try:
+                    os.rmdir(path)
+                except OSError:  # its last processes are being ended
+                    return False
+        return True
 
     def pid(self, name: str) -> int:
         """Return the process id of the first process of a host.
@@ -293,25 +327,29 @@ class Lab:
 
     def find(self, name: str) -> int | None:
         """Return the process id of the first process of a host, None if it is off."""
-        wanted = [str(CHECKOUT / "lab" / "init.py"), str(self.folder), name]
+        switch = [str(CHECKOUT / "lab" / "switch.sh"), str(self.folder)]
+        directory = f"--directory={self.folder}/disks/{name}/root"
         for pid, words in _command_lines():
-            if words[-3:] == wanted and words[0] == "/usr/bin/python3":
+            if name == SWITCH and words[-2:] == switch and words[0] == "/bin/bash":
                 return pid
+            if words[0] == "systemd-nspawn" and directory in words:
+                return _container(pid)
         return None
 
     def _processes(self) -> Iterator[int]:
         """Yield those that make a lab: to kill them ends all the others."""
-        programs = {str(CHECKOUT / "lab" / name) for name in ("init.py", "boot.sh", "switch.sh")}
         for pid, words in _command_lines():
-            rendering = any(word.endswith("/cubicweb-ctl") for word in words)
-            if any(word.startswith(str(self.folder)) for word in words) and (
-                rendering or programs.intersection(words)
+            programs = ("/switch.sh", "/boot.sh", "/cubicweb-ctl")
+            if any(word.startswith(str(self.folder)) for word in words) and any(
+                word.endswith(programs) or word == "systemd-nspawn" for word in words
             ):
                 yield pid
 
     def enter(self, name: str) -> list[str]:
         """Return how to run a command in the namespaces of a host."""
-        return ["nsenter", f"--target={self.pid(name)}", *_ALL, "--root", "--"]
+        # its control groups, too, but not those of this machine for the network
+        groups = () if name == SWITCH else ("--cgroup",)
+        return ["nsenter", f"--target={self.pid(name)}", *_NAMESPACES, *groups, "--root", "--"]
 
     def switch_command(self, *words: str) -> None:
         """Run a command on the network between the hosts, with this machine's processes.
@@ -322,6 +360,14 @@ class Lab:
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise Failed(f"{' '.join(words)}: {result.stderr}")
+
+    def switch_succeeds(self, *words: str) -> bool:
+        """Return whether a :meth:`switch_command` succeeds."""
+        try:
+            self.switch_command(*words)
+        except Failed:
+            return False
+        return True
 
     def save(self, what: dict[str, object]) -> None:
         """Keep what is to be known of the lab by who comes later."""
@@ -344,3 +390,28 @@ def _command_lines() -> Iterator[tuple[int, list[str]]]:
             words = path.read_text(errors="replace").split("\0")[:-1]
             if words:
                 yield int(path.parent.name), words
+
+
+def _layers(packages: str) -> str:
+    """Return the layers of a root, as `lab/layers.sh` prints them, for which it may need minutes.
+
+    :raises LabError: packages could not be installed.
+    """
+    # in namespaces of its own, which end with it
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
+    command += [str(CHECKOUT / "lab" / "layers.sh"), *filter(None, [packages])]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise LabError("there is no root for a host")
+    return result.stdout.strip()
+
+
+def _container(nspawn: int) -> int | None:
+    """Return the process id of the first process in a container, None if there is none yet."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            inside = re.search(r"(?m)^NSpid:.*\t(\d+)$", status)
+            if inside[1] == "1" and "nspawn" not in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+    return None

@@ -4,6 +4,7 @@
 
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,8 @@ from servers.support import wait_until
 #: address of the client host, and of the visitors that it stands for
 _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
+#: packages of Python that the hosts' pip finds
+_WHEELS = CHECKOUT / "var" / "hosts" / "wheels"
 
 _PICTURES = """
 import io, random
@@ -50,14 +53,16 @@ class Site:
     name = "mysite"
     url = "https://www.example.org/"
     certificate = "/etc/ssl/certs/www.example.org.pem"
+    _hosts = "127.0.0.1 localhost\n10.0.0.10 www.example.org\n"
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         text = (lab.folder / "site.toml").read_text()
         self._model = model = tomllib.loads(text)
         for name, host in model["hosts"].items():
-            lab.add(name, f"{host['address']}/24")
-        lab.add("client", *_CLIENTS)
+            [packages] = re.findall(rf"(?m)^ *- {name}: `(apt-get install .*)`$", self.runbook)
+            lab.add(name, f"{host['address']}/24", packages=packages)
+        lab.add("client", *_CLIENTS, packages="apt-get install --no-install-recommends curl")
 
     @classmethod
     def render(cls, lab: Lab, site_file: Path | None = None) -> "Site":
@@ -98,6 +103,8 @@ class Site:
 
         :param say: is told what is done
         """
+        say("Python packages")
+        make_wheels()
         say("hosts")
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(self._install_host, self.lab.hosts.values()))
@@ -115,7 +122,7 @@ class Site:
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(self._start_web, self.with_role("web")))
         for host in self.with_role("monitoring"):
-            host.run("systemctl enable --now prometheus")
+            host.run("systemctl restart prometheus; systemctl restart nagios4")
         say("all instances in service")
         self.wait_until_well()
 
@@ -124,10 +131,9 @@ class Site:
         folder = self.lab.folder / "out" / host.name
         if folder.is_dir():
             host.install(folder)
+            host.run("systemctl daemon-reload; systemctl restart 'prometheus-*-exporter.service'")
         if host in self.with_role("web"):
             host.run("useradd --system --home-dir /var/lib/cubicweb cubicweb")
-        if host.name != "client":
-            host.run("systemctl enable --now prometheus-node-exporter")
 
     def _start_database(self) -> None:
         password = self._password
@@ -137,23 +143,25 @@ class Site:
             text = "".join(f"PATRONI_{word}_PASSWORD={password}\n" for word in words)
             host.write("/etc/patroni_env.conf", text, mode="600")
         with ThreadPoolExecutor(4) as executor:  # each waits for the others
-            list(executor.map(lambda h: h.run("systemctl enable --now etcd"), nodes))
+            list(executor.map(lambda h: h.run("systemctl restart etcd"), nodes))
         for host in nodes:
             host.run("systemctl disable --now postgresql; systemctl enable --now patroni")
         wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
         primary = self.primary()
         primary.run(
-            "su postgres -c 'psql -q'\n"
+            "cd /; su postgres -c 'psql -q'\n"
             "su postgres -c 'createdb --owner mysite --encoding UTF8 --template template0 mysite'",
             stdin=f"CREATE USER mysite PASSWORD '{password}';"
             "CREATE USER prometheus; GRANT pg_monitor TO prometheus;",
         )
+        for host in nodes:
+            host.run("systemctl enable --now hasite-backup.timer")
         wait_until(lambda: self.standbys() == len(nodes) - 1, "standbys", timeout=180)
 
     def _start_balancer(self, host: Host) -> None:
         host.write("/etc/haproxy/certs/www.example.org.pem", self._certificate, mode="600")
         host.run("systemctl enable haproxy; systemctl restart haproxy")
-        host.run("systemctl enable --now keepalived")
+        host.run("systemctl enable keepalived; systemctl restart keepalived")
 
     def _prepare_web(self, host: Host) -> None:
         host.write(
@@ -169,10 +177,13 @@ class Site:
             "CW_SMTP_HOST=127.0.0.1\nCW_SMTP_PORT=1\n",
             mode="600",
         )
-        # in place of the installation of Python packages
         host.run(
-            f"ln -s {CHECKOUT}/.venv /opt/cubicweb\n"
-            "install -d -o cubicweb /etc/cubicweb.d /var/lib/cubicweb /var/log/cubicweb"
+            "install -d -o cubicweb /etc/cubicweb.d /var/lib/cubicweb /var/log/cubicweb\n"
+            "python3 -m venv /opt/cubicweb-1\n"
+            "ln -s /opt/cubicweb-1 /opt/cubicweb\n"
+            "/opt/cubicweb/bin/pip install -q 'cubicweb-hasite[metrics,web]' gunicorn "
+            "psycopg2-binary",
+            timeout=600,
         )
 
     def _create_instance(self) -> None:
@@ -181,10 +192,8 @@ class Site:
         # the pages are those of cubicweb-web
         first.run("sed -i '/rest_api.include_html/d' /etc/cubicweb.d/mysite/pyramid.ini")
         for host in others:
-            copy = first.command("tar", "--create", "--directory=/etc/cubicweb.d", ".")
-            archive = subprocess.run(copy, check=True, capture_output=True).stdout
-            extract = host.command("tar", "--extract", "--directory=/etc/cubicweb.d")
-            subprocess.run(extract, input=archive, check=True)
+            configuration = first.command("tar", "--create", "--directory=/etc/cubicweb.d", ".")
+            host.receive("/etc/cubicweb.d", configuration)
 
     def _fill_database(self) -> None:
         first = self.with_role("web")[0]
@@ -227,7 +236,8 @@ class Site:
         )
         client = self.client
         client.write(self.certificate, path.read_text())
-        client.run("echo '10.0.0.10 www.example.org' >> /etc/hosts")
+        client.run("cat >> /etc/hosts", stdin=self._hosts)
+        (self.lab.folder / "hosts").write_text(self._hosts)  # of the visitors' browsers
         return path.read_text() + (self.lab.folder / "key.pem").read_text()
 
     # -- the state of things
@@ -279,11 +289,7 @@ class Site:
     def repair(self) -> None:
         """Undo all failures: power, network, programs that were killed or frozen."""
         for host in self.lab.hosts.values():
-            if host.on:
-                host.reconnect()
-                host.run("systemctl repair")
-            else:
-                host.boot()
+            host.repair()
         for host in self.with_role("web"):
             host.run("mysite-ctl hasite-drain --undo mysite")
 
@@ -338,6 +344,19 @@ class Site:
         primary = self.primary()
         assert primary is not None, "no primary"
         return primary.run(f"su postgres -c 'psql -AtX {database}'", stdin=query).strip()
+
+
+def make_wheels() -> None:
+    """Make the Python packages that the hosts install: they reach no package index."""
+    pip = (sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--wheel-dir")
+    project = CHECKOUT / "pyproject.toml"
+    made_for = _WHEELS / "pyproject.toml"
+    if not made_for.exists() or made_for.read_text() != project.read_text():
+        shutil.rmtree(_WHEELS, ignore_errors=True)
+        packages = (f"{CHECKOUT}[metrics,rehearse,web]", "gunicorn", "psycopg2-binary")
+        _run(*pip, _WHEELS, *packages)
+        shutil.copy(project, made_for)
+    _run(*pip, _WHEELS, "--no-deps", CHECKOUT)
 
 
 def _run(*command: object) -> str:

@@ -18,7 +18,7 @@ Ready after {seconds:.0f} s. The hosts are {hosts}.
   lab/run web1                                 a shell on a host
   lab/run lb1 ip -brief address                where is the floating address, {floating}?
   lab/run client curl -sI --cacert {certificate} {url}
-  lab/run web1 systemctl crash cubicweb-mysite@1     a failure; systemctl start ends it
+  lab/run web1 systemctl kill --signal=KILL squid      a failure
   lab/run db1 patronictl -c /etc/patroni/config.yml list
 The runbook is {folder}/out/runbook.md; its commands run on the hosts as they are written.
 More failures are in docs/lab.md. `make lab-down` ends it."""

@@ -2,24 +2,26 @@
 
 import os
 import platform
-import subprocess
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from installation import Site
 from traffic import Report
 
+#: what tells its version, and on which host
 _PROGRAMS = {
-    "HAProxy": "haproxy -v",
-    "keepalived": "keepalived --version",
-    "Squid": "squid --version",
-    "Apache": "apache2 -v",
-    "PostgreSQL": "/usr/lib/postgresql/15/bin/postgres --version",
-    "Patroni": "patroni --version",
-    "etcd": "etcd --version",
+    "HAProxy": ("lb1", "haproxy -v"),
+    "keepalived": ("lb1", "keepalived --version"),
+    "Squid": ("web1", "squid --version"),
+    "Apache": ("web1", "apache2 -v"),
+    "PostgreSQL": ("db1", "/usr/lib/postgresql/15/bin/postgres --version"),
+    "Patroni": ("db1", "patroni --version"),
+    "etcd": ("db1", "etcd --version"),
 }
-_PACKAGES = ("cubicweb", "cubicweb-web", "cubicweb-file", "gunicorn", "aiohttp")
+_PACKAGES = ("cubicweb", "cubicweb-web", "cubicweb-file", "gunicorn")
 
 _TITLES = (
     "scenario",
@@ -87,6 +89,8 @@ class Results:
     """The rows of a session."""
 
     started_in: float = 0
+    #: programs of the hosts, with their versions
+    versions: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     #: names of the tests that failed
     failed: list[str] = field(default_factory=list)
@@ -106,7 +110,7 @@ class Results:
             machine=_machine(),
             memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30,
             kernel=platform.release().partition("-")[0],
-            versions=", ".join(_versions()),
+            versions=", ".join(self.versions),
             started_in=self.started_in,
         )
         titles = f"| {' | '.join(_TITLES)} |\n{'|---' * len(_TITLES)}|"
@@ -131,13 +135,14 @@ def _machine() -> str:
     return platform.machine()
 
 
-def _versions() -> Iterator[str]:
-    import re
-    from importlib.metadata import version
-
-    for name, command in _PROGRAMS.items():
-        result = subprocess.run(command.split(), capture_output=True, text=True)
-        match = re.search(r"\d+\.\d+(\.\d+)?", result.stdout + result.stderr)
+def versions(site: Site) -> Iterator[str]:
+    """Yield the programs of a site's hosts, with their versions."""
+    for name, (host, command) in _PROGRAMS.items():
+        match = re.search(r"\d+\.\d+(\.\d+)?", site.lab[host].run(f"{command} 2>&1"))
         yield f"{name} {match[0] if match else '?'}"
-    for name in _PACKAGES:
-        yield f"{name} {version(name)}"
+    installed = site.lab["web1"].run("/opt/cubicweb/bin/pip list --format=freeze")
+    yield from (
+        line.replace("==", " ")
+        for line in installed.splitlines()
+        if line.startswith(tuple(f"{name}==" for name in _PACKAGES))
+    )

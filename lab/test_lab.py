@@ -23,12 +23,13 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def state() -> tuple[str, ...]:
-    """Return what a lab could leave: network namespaces, interfaces, mounts."""
+    """Return what a lab could leave: network namespaces, interfaces, control groups, mounts."""
     commands = ("ip netns", "ip -brief link", "lsns --noheadings --output=NS,TYPE --type=net")
     links = [subprocess.run(c.split(), capture_output=True, text=True).stdout for c in commands]
     # another lab of this machine has network namespaces too
     links[-1] = str(len(links[-1].split()))
-    return (*links, Path("/proc/mounts").read_text())
+    groups = sorted(map(str, Path("/sys/fs/cgroup").glob("**/*-lab")))
+    return (*links, *groups, Path("/proc/mounts").read_text())
 
 
 def mentions(folder: Path) -> list[str]:
@@ -72,7 +73,8 @@ def test_hosts(lab: Lab) -> None:
     """Hosts reach each other, but for one that is cut off; a power cut spares the disk."""
     before = state()
     lab.start()
-    one = lab.add("one", "10.0.0.1/24")
+    curl = "apt-get install --no-install-recommends curl"
+    one = lab.add("one", "10.0.0.1/24", packages=curl)
     two = lab.add("two", "10.0.0.2/24", "10.0.0.3/24")
     one.boot()
     two.boot()
@@ -105,34 +107,43 @@ def test_hosts(lab: Lab) -> None:
 
 
 def test_units(lab: Lab) -> None:
-    """What stands for systemd starts again what its unit says."""
+    """Units that are killed, frozen and started again, and what starts at boot."""
     lab.start()
     host = lab.add("one", "10.0.0.1/24")
     host.boot()
     host.write(
         "/etc/systemd/system/sleeper@.service",
-        "[Service]\nUser=nobody\nExecStart=/bin/sleep %i\nRestart=always\nRestartSec=1\n",
+        "[Service]\nUser=nobody\nExecStart=/bin/sleep %i\nRestart=always\nRestartSec=1\n"
+        "[Install]\nWantedBy=multi-user.target\n",
     )
 
-    def processes() -> str:
-        return host.run("systemctl processes sleeper@1000").strip()
+    def process() -> str:
+        pid = host.run("systemctl show --property=MainPID --value sleeper@1000").strip()
+        return "" if pid == "0" else pid
 
     host.run("systemctl enable --now sleeper@1000")
-    first = processes()
-    assert "nobody" in host.run(f"ps -o user= -p {first}")
+    first = process()
     host.kill("sleeper@1000")
-    wait_until(lambda: processes() not in ("", first), "another process")
+    wait_until(lambda: process() not in ("", first), "another process")
     host.crash("sleeper@1000")
-    assert host.run("systemctl is-active sleeper@1000 || true").strip() == "inactive"
+    wait_until(lambda: not host.succeeds("systemctl is-active sleeper@1000"), "crash")
+    time.sleep(2)
+    assert process() == ""
     host.start("sleeper@1000")
     host.freeze("sleeper@1000")
-    assert host.run(f"ps -o state= -p {processes()}").strip() == "T"
+    assert host.run(f"ps -o state= -p {process()}").strip() == "T"
     host.thaw("sleeper@1000")
-    assert host.run(f"ps -o state= -p {processes()}").strip() == "S"
+    assert host.run(f"ps -o state= -p {process()}").strip() == "S"
+    host.freeze("sleeper@1000")
+    host.repair()
+    assert host.run(f"ps -o state= -p {process()}").strip() == "S"
+    host.crash("sleeper@1000")
+    host.repair()
+    wait_until(process, "process after repair")
     host.power_off()
-    host.boot()  # it is enabled
-    wait_until(processes, "process after boot")
-    assert "not found" in host.run("systemctl start nothing 2>&1 || true")
+    host.boot()
+    wait_until(process, "process after boot")
+    assert host.run("systemctl is-system-running --wait").strip() == "running"
 
 
 def test_another_user_is_told_what_it_needs() -> None:

@@ -35,7 +35,7 @@ class Traffic:
         site = self._site
         values = {
             "url": site.url,
-            "certificate": site.certificate,
+            "certificate": site.lab.folder / "certificate.pem",
             "password": site.password,
             "addresses": " ".join(a.partition("/")[0] for a in site.client.addresses),
             "pictures": " ".join(map(str, site.images("picture"))),

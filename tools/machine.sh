@@ -5,6 +5,8 @@
 
 # kept between runs
 folder=$PWD/var/debian
+# Debian's minimal packages, make and git
+root=$folder/bookworm
 
 # Install packages of this machine: install_packages PROGRAM=PACKAGE ..., if the program is missing.
 install_packages() {
@@ -28,6 +30,17 @@ make_root() {
     debootstrap --variant=minbase ${2:+--include="$2"} --cache-dir="$folder/archives" bookworm \
         "$1" ${mirror:+"$mirror"} >"$folder/debootstrap.log" ||
         fail "debootstrap failed: see $folder/debootstrap.log"
+}
+
+# Make the Debian that tools/debian and the lab start from, unless it is there: in $root.
+make_debian() {
+    [ ! -d "$root" ] || return 0
+    rm -rf "$root.new"
+    make_root "$root.new" make,git
+    copy_apt_settings "$root.new/etc/apt"
+    echo '127.0.0.1 localhost' >"$root.new/etc/hosts" # as the installer of Debian does
+    chroot "$root.new" useradd --create-home --home-dir /home/hasite --shell /bin/bash hasite
+    mv "$root.new" "$root"
 }
 
 # Copy what apt-get of this machine is told of mirrors and proxies to the /etc/apt of another.
