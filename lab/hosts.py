@@ -190,13 +190,15 @@ class Host:
         )
 
     def install(self, folder: Path) -> None:
-        """Copy rendered files to their places, as `rsync -rlE <folder>/ root@<host>:/` does."""
-        self.receive("/", ["tar", "--create", "--owner=root", "--group=root", "-C", folder, "."])
+        """Copy rendered files to their places, as step 2 of chapter 1 of the runbook does."""
+        as_root = ("--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX")
+        self.receive("/", ["tar", "-C", folder, *as_root, "-c", "."])
 
     def receive(self, folder: str, command: list[str | Path]) -> None:
         """Extract in a folder of the host the archive that a command of this machine writes."""
         archive = subprocess.run(command, check=True, capture_output=True).stdout
-        extract = self.command("tar", "--extract", "--no-overwrite-dir", "-C", folder)
+        keep = ("--no-overwrite-dir", "--keep-directory-symlink")
+        extract = self.command("tar", "-C", folder, "-x", *keep)
         subprocess.run(extract, input=archive, check=True, capture_output=True)
 
     # -- units

@@ -145,7 +145,8 @@ class Site:
         with ThreadPoolExecutor(4) as executor:  # each waits for the others
             list(executor.map(lambda h: h.run("systemctl restart etcd"), nodes))
         for host in nodes:
-            host.run("systemctl disable --now postgresql; systemctl enable --now patroni")
+            host.run("systemctl disable postgresql; systemctl stop postgresql@15-main")
+            host.run("systemctl enable --now patroni")
         wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
         primary = self.primary()
         primary.run(
@@ -179,10 +180,16 @@ class Site:
         )
         host.run(
             "install -d -o cubicweb /etc/cubicweb.d /var/lib/cubicweb /var/log/cubicweb\n"
-            "python3 -m venv /opt/cubicweb-1\n"
-            "ln -s /opt/cubicweb-1 /opt/cubicweb\n"
-            "/opt/cubicweb/bin/pip install -q 'cubicweb-hasite[metrics,web]' gunicorn "
-            "psycopg2-binary",
+            "ln -s /opt/cubicweb-1 /opt/cubicweb"
+        )
+        self.make_environment(host, 1)
+
+    def make_environment(self, host: Host, number: int) -> None:
+        """Make an environment of Python on a web server, beside the running one."""
+        folder = f"/opt/cubicweb-{number}"
+        host.run(
+            f"python3 -m venv {folder}\n"
+            f"{folder}/bin/pip install -q 'cubicweb-hasite[metrics,web]' gunicorn psycopg2-binary",
             timeout=600,
         )
 
