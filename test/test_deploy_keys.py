@@ -72,7 +72,7 @@ EFFECTS = {
         "-T 127.0.0.1:6083",
     ),
     "apache.status_port": ("every_key", "web1/etc/apache2/apache2.conf", "Listen 127.0.0.1:8179"),
-    "instances.virtualenv": ("every_key", "web1/usr/local/sbin/museum-ctl", "/opt/museum/bin/"),
+    "instances.virtualenv": ("every_key", "web1/usr/local/sbin/museum-ctl", "/opt/museum}/bin/"),
     "instances.configuration": (
         "every_key",
         "web1/etc/hasite/museum.env",

@@ -63,7 +63,7 @@ def _watch(
     while True:
         try:
             if rows := ask():
-                key = os.fsdecode(repo.system_source.binary_to_str(rows[0][0]))
+                key = _key(repo.system_source.binary_to_str(rows[0][0]))
         except Exception:  # the monitors of the database tell
             log.debug("no object of %s is known", title(storage))
         reason = ""
@@ -79,6 +79,14 @@ def _watch(
             )
         state.reason, state.looked = reason, time.monotonic()
         time.sleep(INTERVAL)
+
+
+def _key(value: str | bytes) -> str | None:
+    """Return the key that a value is, None if it is data, from before the storage was set."""
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def look(storage: Storage, key: str | None) -> None:

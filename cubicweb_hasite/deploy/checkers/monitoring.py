@@ -3,10 +3,19 @@
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cubicweb_hasite.deploy.programs import Answer, Host, Refused, accepts, examine_file, write
+from cubicweb_hasite.deploy.programs import (
+    Answer,
+    Host,
+    Refused,
+    accepts,
+    examine,
+    examine_file,
+    write,
+)
 
 
 def prometheus(host: Host, path: Path) -> str:
@@ -72,18 +81,30 @@ def nagios_process(host: Host, path: Path) -> str:
     for folder in re.findall(r"=(/(?:run|var)/\S+)", text):
         write(others / folder.lstrip("/") / "beside", "")
     text = re.sub("=(/(run|var)/)", rf"={others}\1", text)
-    main = host.copy(path, text)
-    answer = accepts(host, "nagios4", "-v")(main)
-    if answer.refused:
-        raise Refused("\n".join([line for line in answer.lines if "rror" in line][-5:]))
+    examine(
+        partial(_nagios_errors, host),
+        host.copy(path, text),
+        lambda: _nagios_main(host, write(host.scratch / "right.cfg", _RIGHT_NAGIOS)),
+    )
     return "nagios4 -v; its users and folders: others"
 
 
 def nagios(host: Host, path: Path) -> str:
     """Check objects of Nagios, with a main file that names them."""
+
+    def ask(file: Path) -> Answer:
+        return _nagios_errors(host, _nagios_main(host, file))
+
+    examine_file(host, path, ask, _RIGHT_NAGIOS)
+    return "nagios4 -v; its main file: another one"
+
+
+def _nagios_main(host: Host, objects: Path) -> Path:
+    """Return a main file of Nagios that names a file of objects."""
     resources = host.scratch / "resource.cfg"
     resources.touch()
     settings: dict[str, Any] = {
+        "cfg_file": objects,
         "nagios_user": os.geteuid(),
         "nagios_group": os.getegid(),
         "log_file": host.scratch / "nagios.log",
@@ -95,13 +116,11 @@ def nagios(host: Host, path: Path) -> str:
         "lock_file": host.scratch / "lock",
         "illegal_macro_output_chars": "`~$&|'\"<>",
     }
+    lines = [f"{key}={value}\n" for key, value in settings.items()]
+    return write(host.scratch / "nagios.cfg", "".join(lines))
 
-    def ask(file: Path) -> Answer:
-        lines = [f"{key}={value}\n" for key, value in {"cfg_file": file, **settings}.items()]
-        configuration = write(host.scratch / "nagios.cfg", "".join(lines))
-        answer = accepts(host, "nagios4", "-v")(configuration)
-        errors = [line for line in answer.lines if line.startswith("Error")]
-        return Answer(answer.refused, errors or answer.lines)
 
-    examine_file(host, path, ask, _RIGHT_NAGIOS)
-    return "nagios4 -v; its main file: another one"
+def _nagios_errors(host: Host, main: Path) -> Answer:
+    answer = accepts(host, "nagios4", "-v")(main)
+    errors = [line for line in answer.lines if line.startswith("Error")]
+    return Answer(answer.refused, errors or answer.lines)
