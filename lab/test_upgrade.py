@@ -1,7 +1,5 @@
 """An upgrade with a new cube, a change of the schema and a slow migration: rehearsed on a host of
 its own, then done in production by the rehearsal, while visitors come.
-
-The environments of the new version are made on top of that of the checkout, which has all else.
 """
 
 import re
@@ -22,13 +20,8 @@ _CTL = Path(sys.executable).with_name("cubicweb-ctl")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FOLDER = "/srv/mysite"  # on the pre-production host
 
-# where `python3 -m venv` makes an environment on top of that of the checkout
-_PYTHON = f"""\
-#!/bin/sh
-[ "$1 $2" = "-m venv" ] || exec /usr/bin/python3 "$@"
-for last; do :; done
-exec {sys.executable} {CHECKOUT}/test/rehearsing.py layer "$last"
-"""
+# what an application of this cube lists, with the wheel of its release
+_PACKAGES = ("cubicweb-hasite[metrics,rehearse,web]", "gunicorn", "psycopg2-binary")
 
 _SECTIONS = f"""
 [upgrade]
@@ -61,23 +54,26 @@ def former(site: Site, tmp_path: Path) -> Site:
 
 
 def _install_python(host: Host, package: Path) -> None:
-    """Let a host make environments, and have that of the former release."""
-    host.write("/usr/local/bin/python3", _PYTHON, mode="755")
-    with package.open("rb") as file:
-        write = host.command("sh", "-c", f"cat > /tmp/{package.name}")
-        subprocess.run(write, stdin=file, check=True)
+    """Make on a host the environment of the former release."""
+    _copy(host, package, "/tmp")
+    packages = " ".join(f"'{name}'" for name in _PACKAGES)
     host.run(
         "python3 -m venv --clear /opt/cubicweb-former\n"
-        f"/opt/cubicweb-former/bin/pip install -q --no-deps --no-index /tmp/{package.name}",
-        timeout=300,
+        f"/opt/cubicweb-former/bin/pip install -q {packages} /tmp/{package.name}",
+        timeout=600,
     )
+
+
+def _copy(host: Host, file: Path, folder: str) -> None:
+    host.receive(folder, ["tar", "--create", "--owner=root", "-C", file.parent, file.name])
 
 
 @pytest.fixture
 def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
     """The pre-production host, with a PostgreSQL server of its own and the site's folder."""
     site = former
-    host = site.lab.add("preprod", "10.0.0.51/24")
+    packages = "apt-get install --no-install-recommends python3-venv gettext postgresql-15 curl"
+    host = site.lab.add("preprod", "10.0.0.51/24", packages=packages)
     host.boot()
     try:
         _prepare(site, host, tmp_path)
@@ -94,28 +90,20 @@ def _prepare(site: Site, host: Host, tmp_path: Path) -> None:
     host.write("/root/.pgpass", f"*:5432:*:rehearsal:{password}\n", mode="600")
     host.run(
         "ln -sfn /opt/cubicweb-former /opt/cubicweb\n"
-        "install -d -o postgres /srv/postgresql /var/run/postgresql\n"
-        "cd /usr/lib/postgresql/*/bin\n"
-        'su postgres -c "$PWD/initdb -D /srv/postgresql --auth=trust --encoding=UTF8"\n'
-        'su postgres -c "$PWD/pg_ctl -w -D /srv/postgresql -l /srv/postgresql/log '
-        "-o '-c listen_addresses=' start\" </dev/null >/dev/null 2>&1\n"
-        "su postgres -c 'createuser --createdb copies'",
+        "sed -i 's/^local .*/local all all trust/' /etc/postgresql/15/main/pg_hba.conf\n"
+        "systemctl reload postgresql@15-main\n"
+        "cd /; su postgres -c 'createuser --createdb copies'",
     )
     first = site.with_role("web")[0]
     for path in ("etc/cubicweb.d", "etc/hasite/secrets/mysite.env"):
-        archive = subprocess.run(
-            first.command("tar", "-C", "/", "-cf", "-", path), check=True, capture_output=True
-        ).stdout
-        subprocess.run(host.command("tar", "-C", "/", "-xf", "-"), input=archive, check=True)
+        host.receive("/", first.command("tar", "-C", "/", "-cf", "-", path))
     text = (site.lab.folder / "site.toml").read_text()
     host.write(
         f"{_FOLDER}/site.toml", text.partition("\n# How production is upgraded")[0] + _SECTIONS
     )
     package = cube(tmp_path / NEW, NEW)
-    with package.open("rb") as file:
-        write = host.command("sh", "-c", f"cat > {_FOLDER}/{package.name}")
-        subprocess.run(write, stdin=file, check=True)
-    host.write(f"{_FOLDER}/requirements.txt", f"./{package.name}\n")
+    _copy(host, package, _FOLDER)
+    host.write(f"{_FOLDER}/requirements.txt", "\n".join([*_PACKAGES, f"./{package.name}", ""]))
 
 
 def _checksums(site: Site) -> str:
