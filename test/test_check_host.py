@@ -1,7 +1,8 @@
 """`hasite-check-host`, rendered for each host, tells a mistake before the programs do."""
 
+import grp
 import os
-import shutil
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from servers.postgresql import PostgreSQL
 
 from cubicweb_hasite.deploy import load, output, render
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
-
+ME, GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 CERTIFICATE = "/etc/letsencrypt/live/www.example.org/haproxy.pem"
 PGPASS = "/etc/hasite/secrets/mysite.pgpass"
 ENV = "/etc/hasite/secrets/mysite.env"
 SCRIPT = "usr/local/sbin/hasite-check-host"
 RIGHT = "all: nothing is missing or wrong"
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 
 
 def certificate(path: Path, name: str = "www.example.org", days: int = 90) -> None:
@@ -42,6 +45,14 @@ def certificate(path: Path, name: str = "www.example.org", days: int = 90) -> No
     key.unlink()
 
 
+def expect(host: Path, former: str, new: str) -> None:
+    """Let the script of a host expect something else."""
+    script = host / SCRIPT
+    text = script.read_text()
+    assert former in text
+    script.write_text(text.replace(former, new))
+
+
 def said(host: Path) -> list[str]:
     """Run the script on a copy of a host; return its lines."""
     result = subprocess.run(
@@ -58,23 +69,21 @@ def said(host: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A host on which nothing is wrong, of a user that this machine has."""
+    """A host on which nothing is wrong. What is to be root's there belongs to the user here."""
     folder = tmp_path_factory.mktemp("right")
     [site_file] = [path for path in SITES if path.stem == "one_host"]
     text = site_file.read_text().replace("192.0.2.1", "127.0.0.1")
-    (folder / "site.toml").write_text(f'{text}\n[instances]\nuser = "nobody"\n')
+    (folder / "site.toml").write_text(f'{text}\n[instances]\nuser = "{ME}"\n')
     output.write(render.render(load.load(folder / "site.toml"), drawing=False), folder / "out")
     host = folder / "out" / "all"
     certificate(host / CERTIFICATE[1:])
     secrets = host / "etc" / "hasite" / "secrets"
     secrets.mkdir()
-    for name, line, owner in [
-        ("mysite.pgpass", "*:5432:mysite:mysite:8d3ac1\n", "nobody"),
-        ("mysite.env", "", "root"),
-    ]:
+    for name, line in [("mysite.pgpass", "*:5432:mysite:mysite:8d3ac1\n"), ("mysite.env", "")]:
         (secrets / name).touch(0o600)
         (secrets / name).write_text(line)
-        shutil.chown(secrets / name, owner)
+    expect(host, "root:root", f"{ME}:{GROUP}")
+    expect(host, f"{ENV} root", f"{ENV} {ME}")
     ini = host / "etc/cubicweb.d/mysite/pyramid.ini"
     ini.parent.mkdir(parents=True)
     ini.touch(0o640)
@@ -97,13 +106,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         f"{PGPASS} is missing (the password of the user mysite of PostgreSQL): make it, "
         "chapter 1, step 3 of the runbook",
     ),
-    "secret of root": (
-        lambda host: shutil.chown(host / PGPASS[1:], "root"),
-        f"{PGPASS} is root's, mode 600: chown nobody: {PGPASS}; chmod 600 {PGPASS}",
+    "secret of another owner": (
+        lambda host: expect(host, f"{PGPASS} {ME}", f"{PGPASS} nobody"),
+        f"{PGPASS} is {ME}'s, mode 600: chown nobody: {PGPASS}; chmod 600 {PGPASS}",
     ),
     "secret for all": (
         lambda host: (host / PGPASS[1:]).chmod(0o644),
-        f"{PGPASS} is nobody's, mode 644: chown nobody: {PGPASS}; chmod 600 {PGPASS}",
+        f"{PGPASS} is {ME}'s, mode 644: chown {ME}: {PGPASS}; chmod 600 {PGPASS}",
     ),
     "secret not filled in": (
         lambda host: (host / PGPASS[1:]).write_text("*:5432:mysite:mysite:PASSWORD\n"),
@@ -125,7 +134,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "mode of Debian's file": (
         lambda host: (host / "etc/postgresql/15/main/pg_hba.conf").chmod(0o640),
-        "/etc/postgresql/15/main/pg_hba.conf is root:root, mode 640: chown root:root "
+        f"/etc/postgresql/15/main/pg_hba.conf is {ME}:{GROUP}, mode 640: chown {ME}:{GROUP} "
         "/etc/postgresql/15/main/pg_hba.conf; chmod 644 /etc/postgresql/15/main/pg_hba.conf",
     ),
     "no certificate": (
@@ -191,6 +200,7 @@ def test_files_of_another_host(tmp_path: Path) -> None:
     assert not any("'" in line and "is root's" in line for line in said(tmp_path / "out" / "db1"))
 
 
+@needs_root
 def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> None:
     """It is tried as the instances do it."""
     [site_file] = [path for path in SITES if path.stem == "one_host"]
@@ -224,10 +234,11 @@ def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> Non
     assert told().endswith(": is it up? chapter 4 of the runbook")
 
 
+@needs_root
 def test_ctl_writes_nothing_for_others(right: Path, tmp_path: Path) -> None:
     """`mysite-ctl create` writes the secrets that sign cookies."""
     script = (right / "usr/local/sbin/mysite-ctl").read_text()
-    script = script.replace("--regid nobody", "--regid nogroup")
+    script = script.replace(f"--reuid {ME} --regid {ME}", "--reuid nobody --regid nogroup")
     for folder in ("/etc/hasite", "/run/cubicweb"):
         script = script.replace(folder, f"{tmp_path}{folder}")
     (tmp_path / "etc/hasite").mkdir(parents=True)

@@ -6,9 +6,10 @@ One instance, of which each process keeps its data elsewhere.
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import backend
 import pytest
@@ -149,65 +150,10 @@ def test_range_of_an_object(site: Site) -> None:
     assert site.link.forwarded - before < 10_000
 
 
-@contextmanager
-def stopped(site: Site) -> Iterator[None]:
-    site.link.stop()
-    try:
-        yield
-    finally:
-        site.link.start()
-
-
-@contextmanager
-def hung(site: Site) -> Iterator[None]:
-    site.link.pause()
-    try:
-        yield
-    finally:
-        site.link.resume()
-
-
-@contextmanager
-def refusing(site: Site) -> Iterator[None]:
-    site.store.refuse(refuses=True)
-    try:
-        yield
-    finally:
-        site.store.refuse(refuses=False)
-
-
-@contextmanager
-def slow(site: Site) -> Iterator[None]:
-    site.link.pace = 1.0
-    try:
-        yield
-    finally:
-        site.link.pace = 0.0
-
-
-@contextmanager
-def no_bucket(site: Site) -> Iterator[None]:
-    site.store.reset()
-    try:
-        yield
-    finally:
-        requests.put(f"{site.store.url}/{site.store.bucket}", timeout=5).raise_for_status()
-
-
-@contextmanager
-def no_disk(site: Site) -> Iterator[None]:
-    elsewhere = site.files.with_suffix(".elsewhere")
-    site.files.rename(elsewhere)
-    try:
-        yield
-    finally:
-        elsewhere.rename(site.files)
-
-
-def unavailable(visitor: Visitor, url: str, **headers: str) -> float:
+def unavailable(visitor: Visitor, url: str, method: str = "GET", **headers: str) -> float:
     """Check that a download is 503 within the deadline; return the time in seconds."""
     started = time.monotonic()
-    response = visitor.get(url, headers=headers)
+    response = visitor.request(method, url, headers=headers)
     took = time.monotonic() - started
     assert response.status_code == 503, (url, response.status_code, response.text)
     assert response.headers["Content-Type"].startswith("text/plain"), url
@@ -228,28 +174,65 @@ def readiness(visitor: Visitor) -> str:
     return response.text
 
 
+NO_ANSWER = "does not answer"
+
+
+class Fault(NamedTuple):
+    """What happens to a storage, how it ends, and what operators are told meanwhile."""
+
+    storage: str
+    begin: Callable[[Site], object]
+    end: Callable[[Site], object]
+    reason: str
+
+
+def make_bucket(site: Site) -> None:
+    requests.put(f"{site.store.url}/{site.store.bucket}", timeout=5).raise_for_status()
+
+
+def elsewhere(site: Site) -> Path:
+    return site.files.with_suffix(".elsewhere")
+
+
 FAULTS = {
-    "stopped": ("bucket", stopped, "does not answer"),
-    "hung": ("bucket", hung, "does not answer"),
-    "refusing": ("bucket", refusing, "refuses (InvalidAccessKeyId)"),
-    "slow": ("bucket", slow, "does not answer"),
-    "no bucket": ("bucket", no_bucket, "refuses (NoSuchBucket)"),
-    "no disk": ("files", no_disk, "is not there"),
+    "stopped": Fault("bucket", lambda s: s.link.stop(), lambda s: s.link.start(), NO_ANSWER),
+    "hung": Fault("bucket", lambda s: s.link.pause(), lambda s: s.link.resume(), NO_ANSWER),
+    "slow": Fault(
+        "bucket",
+        lambda s: setattr(s.link, "pace", 1.0),
+        lambda s: setattr(s.link, "pace", 0.0),
+        NO_ANSWER,
+    ),
+    "refusing": Fault(
+        "bucket",
+        lambda s: s.store.refuse(refuses=True),
+        lambda s: s.store.refuse(refuses=False),
+        "refuses (InvalidAccessKeyId)",
+    ),
+    "no bucket": Fault("bucket", lambda s: s.store.reset(), make_bucket, "refuses (NoSuchBucket)"),
+    "no disk": Fault(
+        "files",
+        lambda s: s.files.rename(elsewhere(s)),
+        lambda s: elsewhere(s).rename(s.files),
+        "is not there",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_storage_fails(site: Site, fault: str) -> None:
-    storage, broken, reason = FAULTS[fault]
+    storage, begin, end, reason = FAULTS[fault]
     editor, visitor = site.editor(storage), site.visitor(storage)
     wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
     eid = site.create(storage)
     form = editor.form(f"file/{eid}?vid=edition")
     url = f"file/{eid}/raw/a.png"
-    with broken(site):
+    with ExitStack() as broken:
+        broken.callback(end, site)
+        begin(site)
         times = {
             "download": unavailable(visitor, url),
-            "HEAD": unavailable(visitor, url),
+            "HEAD": unavailable(visitor, url, "HEAD"),
             "range": unavailable(visitor, url, Range="bytes=0-9"),
             "thumbnail": unavailable(visitor, f"file/{eid}/thumb/a.png"),
             "by RQL": unavailable(visitor, f"view?rql=Any X WHERE X eid {eid}&vid=download"),

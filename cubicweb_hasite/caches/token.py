@@ -21,7 +21,9 @@ def includeme(config: Configurator) -> None:
     config.add_route("hasite_csrf_token", PATH)
     config.add_view(csrf_token, route_name="hasite_csrf_token", request_method="GET")
     uiprops = config.registry["cubicweb.config"].uiprops
-    uiprops["JAVASCRIPTS"].append(uiprops.context["datadir_url"] + f"/{SCRIPT}")
+    script = f"{uiprops.context['datadir_url']}/{SCRIPT}"
+    if script not in uiprops["JAVASCRIPTS"]:
+        uiprops["JAVASCRIPTS"].append(script)
 
 
 def csrf_token(request: Request) -> Response:

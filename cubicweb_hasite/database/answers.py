@@ -14,7 +14,6 @@ from cubicweb_hasite import responses
 from cubicweb_hasite.caches import policy
 from cubicweb_hasite.database.connection import NoConnection
 from cubicweb_hasite.storages import errors
-from cubicweb_hasite.storages.errors import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def unavailable(error: Exception, request: Request) -> Response:
     return _unavailable(request, UNAVAILABLE, f"{type(error).__name__}: {cause}")
 
 
-def storage_unavailable(error: StorageUnavailable, request: Request) -> Response:
+def storage_unavailable(error: errors.StorageUnavailable, request: Request) -> Response:
     """Answer 503 to a request for which a storage of bytes cannot be asked."""
     responses.without_cookies(request)
     return _unavailable(request, errors.UNAVAILABLE, str(error))

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: how often the storages are looked at, in seconds
 INTERVAL = 5.0
+#: of a key of S3 and of a path, in bytes
+_MAX_KEY = 4096
 # of the repository: what was found, by the title of the storage
 _FOUND = "_hasite_storages"
 
@@ -44,8 +46,9 @@ def start(repo: Repository, query: Callable[[Repository, str], list[tuple[Any, .
         if title(storage) in found:
             continue
         state = found[title(storage)] = Found(looked=time.monotonic())
+        # no more than a key has: the row may hold data, from before the storage was set
         sql = (
-            f"SELECT {SQL_PREFIX}{attribute} FROM {SQL_PREFIX}{etype} "
+            f"SELECT substr({SQL_PREFIX}{attribute}, 1, {_MAX_KEY}) FROM {SQL_PREFIX}{etype} "
             f"WHERE {SQL_PREFIX}{attribute} IS NOT NULL LIMIT 1"
         )
         threading.Thread(

@@ -19,7 +19,6 @@ from cubicweb_hasite.database.answers import UNAVAILABLE, unavailability
 from cubicweb_hasite.images import replacement
 from cubicweb_hasite.images.conflicts import changed_meanwhile
 from cubicweb_hasite.storages import errors
-from cubicweb_hasite.storages.errors import StorageUnavailable
 from cubicweb_hasite.upstream_web import settle_failed_edit
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class ReplacingController(editcontroller.EditController):
         except ValidationError as error:
             settle_failed_edit(self._cw, error)
             raise
-        except StorageUnavailable as error:
+        except errors.StorageUnavailable as error:
             log.warning("an edit is refused: %s", error)
             refused = ValidationError(None, {None: errors.UNAVAILABLE})
             settle_failed_edit(self._cw, refused)
