@@ -31,6 +31,7 @@ if os.environ.get("DB") == "sqlite":
         f"test_{name}.py"
         for name in (
             "browser",
+            "check_host",
             "demo",
             "deploy_*",
             "documentation",
@@ -44,9 +45,11 @@ if os.environ.get("DB") == "sqlite":
             "options_without_site",
             "package",
             "rehearsal*",
+            "runbook",
             "servers",
             "setup",
             "shared_pages",
+            "units",
             "upgrade",
             "versions",
         )
