@@ -74,7 +74,11 @@ class Bench:
 
     def backends(self, database: str) -> list[int]:
         """Return the ids of PostgreSQL's processes that serve an instance."""
-        sql = f"SELECT pid FROM pg_stat_activity WHERE datname='{database}'"
+        # not autovacuum's workers, which come and go
+        sql = (
+            f"SELECT pid FROM pg_stat_activity WHERE datname='{database}'"
+            " AND backend_type='client backend'"
+        )
         return [int(pid) for pid in self.server.sql(sql).split()]
 
 

@@ -166,14 +166,15 @@ def _in_storage(entity: Entity, attribute: str, storage: Storage) -> Binary | No
 def _parts_in_database(entity: Entity, attribute: str) -> Content | None:
     cnx, etype = entity._cw, entity.cw_etype
     column, date = SQL_PREFIX + attribute, f"{SQL_PREFIX}modification_date"
-    where = f"FROM {SQL_PREFIX}{etype} WHERE {SQL_PREFIX}eid=%(eid)s AND {date}=%(date)s"
-    args = {"eid": entity.eid, "date": entity.modification_date}
+    where = f"FROM {SQL_PREFIX}{etype} WHERE {SQL_PREFIX}eid=%(eid)s"
 
-    def one(sql: str, **more: int) -> Any:
-        found = cnx.system_sql(f"SELECT {sql} {where}", {**args, **more}).fetchone()
-        if found is None:
+    def one(sql: str, **args: int) -> Any:
+        # dates are compared here, since SQLite has them as text
+        sql = f"SELECT {date}, {sql} {where}"
+        found = cnx.system_sql(sql, {"eid": entity.eid, **args}).fetchone()
+        if found is None or found[0] != entity.modification_date:
             raise Changed(entity.eid)
-        return found[0]
+        return found[1]
 
     length = one(f"length({column})")
     if length is None:
