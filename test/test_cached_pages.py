@@ -128,6 +128,7 @@ class PagesTC(CachesTC):
     ) -> set[str]:
         """Change something; return which of the known pages, and of `urls`, are purged."""
         known = self.known | set(urls)
+        self.flush()  # what the preparation has changed
         for url in known:
             self.held(url)
             assert self.held(url) == {True}, url
