@@ -20,7 +20,7 @@ if [ ! -d "$disk" ]; then
     echo "127.0.1.1 $host" >>"$disk/root/etc/hosts"
     # without it, systemd would enable all units, as on a machine that boots for the first time
     tr -d - </proc/sys/kernel/random/uuid >"$disk/root/etc/machine-id"
-    printf '[global]\nno-index = true\nfind-links = /srv/wheels\n' >"$disk/root/etc/pip.conf"
+    printf '[global]\nno-index = true\nfind-links = /srv/wheels /usr/share/python-wheels\n' >"$disk/root/etc/pip.conf"
     {
         printf '[Match]\nName=eth0\n\n[Network]\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n'
         printf 'Address=%s\n' "$@"

@@ -360,7 +360,13 @@ def make_wheels() -> None:
     made_for = _WHEELS / "pyproject.toml"
     if not made_for.exists() or made_for.read_text() != project.read_text():
         shutil.rmtree(_WHEELS, ignore_errors=True)
-        packages = (f"{CHECKOUT}[metrics,rehearse,web]", "gunicorn", "psycopg2-binary")
+        # the last is what a release of test/news adds
+        packages = (
+            f"{CHECKOUT}[metrics,rehearse,web]",
+            "gunicorn",
+            "psycopg2-binary",
+            "cubicweb-tag",
+        )
         _run(*pip, _WHEELS, *packages)
         shutil.copy(project, made_for)
     _run(*pip, _WHEELS, "--no-deps", CHECKOUT)

@@ -38,7 +38,7 @@ database = "host=/var/run/postgresql user=copies"
 @pytest.fixture
 def former(site: Site, tmp_path: Path) -> Site:
     """The site, with the former release of the cube and its entities."""
-    package = cube(tmp_path / OLD, OLD)
+    package = cube(tmp_path / OLD, OLD, depends=True)
     for host in site.with_role("web"):
         _install_python(host, package)
         host.run("ln -sfn /opt/cubicweb-former /opt/cubicweb")
@@ -101,7 +101,7 @@ def _prepare(site: Site, host: Host, tmp_path: Path) -> None:
     host.write(
         f"{_FOLDER}/site.toml", text.partition("\n# How production is upgraded")[0] + _SECTIONS
     )
-    package = cube(tmp_path / NEW, NEW)
+    package = cube(tmp_path / NEW, NEW, depends=True)
     _copy(host, package, _FOLDER)
     host.write(f"{_FOLDER}/requirements.txt", "\n".join([*_PACKAGES, f"./{package.name}", ""]))
 
@@ -135,7 +135,6 @@ def test_upgrade(
     content = subprocess.run(archive, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-C", folder, "-xf", "-"], input=content, check=True)
     visitors = Traffic(site, tmp_path / "visitors", anonymous=16, users=4, viewers=4, pause=2)
-    # seldom enough: CubicWeb keeps each form of a session in its cookie, which has 4 kB
     editors = Traffic(site, tmp_path / "editors", anonymous=1, editors=2, viewers=1, pause=25)
     with visitors as traffic, editors:
         traffic.run(5)
