@@ -325,7 +325,13 @@ def visitors_who_wait(site: Site, process: Process, number: int) -> Iterator[Non
                 "SELECT COUNT(*) FROM pg_stat_activity "
                 "WHERE wait_event_type = 'Lock' AND datname = current_database()"
             )
-            wait_until(lambda: site.sql(waiting) == str(number), "visitors to wait")
+
+            def all_wait() -> bool:
+                answered = [page.result() for page in pages if page.done()]
+                assert not answered, [(page.status_code, page.text) for page in answered]
+                return site.sql(waiting) == str(number)
+
+            wait_until(all_wait, "visitors to wait")
             yield
         finally:
             connection.rollback()
