@@ -33,12 +33,11 @@ def fill_disk(host: Host, folder: str) -> None:
 
 def alert(site: Site, name: str, host: str) -> str:
     """Return the state of an alert about a host: `pending`, then `firing`; none: nothing."""
-    said = site.lab["monitor"].run("curl -s http://10.0.0.41:9090/api/v1/alerts")
-    states = [
-        found["state"]
-        for found in json.loads(said)["data"]["alerts"]
-        if found["labels"]["alertname"] == name and found["labels"].get("host") == host
-    ]
+    said = site.lab["monitor"].run(
+        "promtool query --format=json instant http://10.0.0.41:9090 "
+        f'\'ALERTS{{alertname="{name}", host="{host}"}}\''
+    )
+    states = [found["metric"]["alertstate"] for found in json.loads(said)]
     return states[0] if states else ""
 
 
@@ -169,7 +168,7 @@ def test_clock_skew(site: Site, new_traffic: Callable[..., Traffic], results: Re
         )
     running = "squid apache2 cubicweb-mysite@1 cubicweb-mysite@2"
     try:
-        host.run(f"systemctl restart {running}")
+        host.run(f"systemctl daemon-reload; systemctl restart {running}")
         site.wait_until_well()
         said = host.run("curl -sI http://127.0.0.1:8081/livez | grep -i ^date")
         ahead = host.run(
@@ -188,8 +187,8 @@ def test_clock_skew(site: Site, new_traffic: Callable[..., Traffic], results: Re
             lost = lost_writes(site, report)
     finally:
         for unit in units:
-            host.run(f"rm /etc/systemd/system/{unit}.service.d/skew.conf")
-        host.run(f"systemctl restart {running}")
+            host.run(f"rm -f /etc/systemd/system/{unit}.service.d/skew.conf")
+        host.run(f"systemctl daemon-reload; systemctl restart {running}")
     hits = sum(o.cache.startswith("HIT") for o in report.of("image").outcomes)
     row = Row(
         "the clock of one web host is 2 minutes ahead; it is lost meanwhile",

@@ -35,6 +35,7 @@ if os.environ.get("DB") == "sqlite":
             "demo",
             "deploy_*",
             "documentation",
+            "eids",
             "floors",
             "gunicorn",
             "healing",
