@@ -39,6 +39,7 @@ if os.environ.get("DB") == "sqlite":
             "floors",
             "gunicorn",
             "healing",
+            "host_mistakes",
             "monitor_states",
             "monitoring_files",
             "names",

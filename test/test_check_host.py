@@ -230,6 +230,10 @@ def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> Non
     assert told() == ""
     pgpass.chmod(0o644)
     assert "no password supplied" in told()
+    environment = host / "etc/hasite/mysite.env"
+    environment.write_text(environment.read_text() + "CW_DB_HOST=db.invalid\n")
+    assert told().endswith(": give the name its address in DNS or in /etc/hosts")
+    environment.write_text(environment.read_text().replace("CW_DB_HOST=db.invalid\n", ""))
     postgresql.stop()
     assert told().endswith(": is it up? chapter 4 of the runbook")
 

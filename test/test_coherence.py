@@ -7,6 +7,7 @@ from pathlib import Path
 
 import backend
 import pytest
+import requests
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.postgresql import Database, PostgreSQL
@@ -67,11 +68,30 @@ class Site:
         )
         return int(str(eid)), login
 
-    def change_password(self, eid: int, password: str) -> None:
-        """Give a user another password."""
-        self.instance.shell(
-            f"cnx.entity_from_eid({eid}).cw_set(upassword={password.encode()!r})\ncommit()\n"
-        )
+    def user_of(self, how: str) -> tuple[int, str]:
+        """Return eid and login of a user for :meth:`change_password`; it is the password too."""
+        if how == "command":
+            [[eid]] = self.rql("Any U WHERE U login 'admin'")
+            return int(str(eid)), "admin"
+        return self.new_user()
+
+    def change_password(self, how: str, eid: int, login: str, password: str) -> None:
+        """Give a user another password, in one of the ways that the site has.
+
+        :param how: by a manager in the form, in `cubicweb-ctl shell`, or by the command that
+            changes the administrator's alone; cubicweb-api refuses to
+        """
+        if how == "form":
+            manager = self.admin()
+            assert submit_password(manager, eid, login, password).status_code == 303
+            assert is_logged_in(manager)
+        elif how == "shell":
+            self.instance.shell(
+                f"cnx.entity_from_eid({eid}).cw_set(upassword={password.encode()!r})\ncommit()\n"
+            )
+        else:
+            assert login == "admin"
+            self.instance.ctl("reset-admin-pwd", "--password", password, self.instance.name)
 
     def notify(self, count: int, parts: str) -> None:
         """Send notices at once, which PostgreSQL does not take for one: their texts differ."""
@@ -283,32 +303,74 @@ def test_user_who_is_gone(site: Site, how: str) -> None:
         assert "Traceback" not in process.log.split(login)[-1]
 
 
-def test_password(site: Site) -> None:
+def submit_password(visitor: Visitor, eid: int, login: str, password: str) -> requests.Response:
+    """Change a password in the form of its user."""
+    changes = {"upassword": password, f"upassword-subject-confirm:{eid}": password}
+    return visitor.submit(visitor.form(f"cwuser/{login}?vid=edition"), eid, changes)
+
+
+def is_logged_in(visitor: Visitor) -> bool:
+    """Return whether the site lets a visitor keep the cookie of a login."""
+    assert visitor.get("").status_code == 200
+    return "auth_tkt" in {cookie.name for cookie in visitor.session.cookies}
+
+
+@pytest.mark.usefixtures("after")
+def test_groups(site: Site) -> None:
+    """What the groups of a user allow counts at once, in the other process too."""
+    eid, login = site.new_user()
+    visitors = [site.visitor(number, login) for number in (0, 1)]
+
+    def manage() -> list[bool]:
+        """Return whether the user may do what managers may, in each of the processes."""
+        return ["entityForm" in visitor.get("add/CWUser").text for visitor in visitors]
+
+    managers = f"U in_group G WHERE U eid {eid}, G name 'managers'"
+    assert manage() == [False, False]
+    site.rql(f"SET {managers}")
+    assert manage() == [True, True]
+    site.rql(f"DELETE {managers}")
+    assert manage() == [False, False]
+
+
+def test_own_password(site: Site) -> None:
     """Sessions of the former password end, but for the one in which it was changed."""
     eid, login = site.new_user()
-    here, elsewhere = site.visitor(0, login), site.visitor(1, login)
-    changes = {"upassword": "another", f"upassword-subject-confirm:{eid}": "another"}
-    response = here.submit(here.form(f"cwuser/{login}?vid=edition"), eid, changes)
+    here, *elsewhere = (site.visitor(number, login) for number in (0, 0, 1))
+    response = submit_password(here, eid, login, "another")
     assert response.status_code == 303, response.text
-    assert login in here.get("").text
+    assert is_logged_in(here)
     here.base_url = site.processes[1].url
-    assert login in here.get("").text
-    assert login not in elsewhere.get("").text
-    assert "auth_tkt" not in {cookie.name for cookie in elsewhere.session.cookies}
-    site.change_password(eid, "a third one")
-    assert login not in here.get("").text
+    assert is_logged_in(here)
+    assert [is_logged_in(visitor) for visitor in elsewhere] == [False, False]
     visitor = site.visitor(0)
-    visitor.login(login, "a third one")
+    visitor.login(login, "another")
     assert login in visitor.get("").text
 
 
+@pytest.mark.parametrize("how", ["form", "shell", "command"])
+def test_password_that_another_changes(site: Site, how: str) -> None:
+    """All sessions of its user end, in both processes."""
+    eid, login = site.user_of(how)
+    visitors = [site.visitor(number, login) for number in (0, 1)]
+    assert all(map(is_logged_in, visitors))
+    site.change_password(how, eid, login, "admin" if login == "admin" else "another")
+    assert [is_logged_in(visitor) for visitor in visitors] == [False, False]
+
+
 def test_password_that_ends_no_session(site: Site) -> None:
-    eid, login = site.new_user()
+    """With the option, in whichever way it is changed."""
     with site.instance.process(hasite_password_ends_sessions="no") as process:
-        visitor = Visitor(process.url)
-        visitor.login(login, login)
-        site.change_password(eid, "another")
-        assert login in visitor.get("").text
+        for how in ("own form", "form", "shell", "command"):
+            eid, login = site.user_of(how)
+            visitor, other = Visitor(process.url), Visitor(process.url)
+            visitor.login(login, login)
+            other.login(login, login)
+            if how == "own form":
+                assert submit_password(other, eid, login, "another").status_code == 303
+            else:
+                site.change_password(how, eid, login, "admin" if login == "admin" else "another")
+            assert is_logged_in(visitor), how
 
 
 def test_permission_that_is_rolled_back(site: Site) -> None:

@@ -1,5 +1,6 @@
 """The runbook's commands, as far as a machine without these hosts can try them."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from deploying import SITES
 
 from cubicweb_hasite.deploy import document, load, render
 
+#: those of this process, for options of `install`
+OWNER = {"o": str(os.geteuid()), "g": str(os.getegid())}
 CSV = """\
 # pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wred,status
 visitors,FRONTEND,,,0,1,4000,9,1,1,0,0,0,,,,,OPEN,
@@ -80,6 +83,25 @@ def test_installation(example: str) -> None:
         assert 0 < first.index(former) < first.index(later), former
     assert "Sync Standby" in first
     assert "admin$` The configuration, with the secrets" in first
+
+
+@pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
+def test_secrets_made_twice(path: Path, tmp_path: Path) -> None:
+    """The step keeps what is in them."""
+    blocks = re.findall(r"(?ms)^ *```\n((?:(?!```).)*?/dev/null /.*?)^ *```$", runbook(path))
+    blocks = [block for block in blocks if "install -m 600" in block]
+    assert blocks
+    for block in blocks:
+        [secret] = re.findall(r"/dev/null /(\S+)", block)
+        commands = block.replace(f"/{secret}", f"{tmp_path}/{secret}")
+        commands = re.sub(r"(?<=mkdir -p )/", f"{tmp_path}/", commands)
+        commands = re.sub(r"-([og]) \w+", lambda each: f"-{each[1]} {OWNER[each[1]]}", commands)
+        (tmp_path / secret).parent.mkdir(parents=True, exist_ok=True)
+        for content in ("", "8d3ac1"):
+            subprocess.run(["sh", "-euc", commands], check=True)
+            assert (tmp_path / secret).read_text() == content
+            (tmp_path / secret).write_text("8d3ac1")
+        assert (tmp_path / secret).stat().st_mode & 0o777 == 0o600
 
 
 def test_other_version_of_postgresql(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cubicweb_hasite import names
 from cubicweb_hasite.__pkginfo__ import documentation, version
-from cubicweb_hasite.deploy import dashboards, limits, tables
+from cubicweb_hasite.deploy import dashboards, host_checks, limits, tables
 from cubicweb_hasite.deploy.drawing import draw
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, Rendering
@@ -104,7 +104,15 @@ class _Renderer:
         files = list(self.host_files(name, host))
         yield from files
         rendered = [(f"{file.mode:o}", f"/{path}") for path, file in files]
-        context: dict[str, Any] = {"name": name, "host": host, "rendered": rendered}
+        context: dict[str, Any] = {
+            "name": name,
+            "host": host,
+            "rendered": rendered,
+            "ports": list(host_checks.ports(self.site, name)),
+            "clocks": list(host_checks.clocks(self.site, name, host)),
+            "site_names": host_checks.site_names(self.site),
+            "site_addresses": host_checks.site_addresses(self.site),
+        }
         yield (
             "usr/local/sbin/hasite-check-host",
             self._file("sbin/hasite-check-host", 0o755, **context),

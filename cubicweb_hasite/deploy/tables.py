@@ -218,16 +218,16 @@ def certificates(site: Site) -> Iterator[tuple[str, str]]:
 def packages(site: Site, name: str) -> Iterator[str]:
     """Yield the Debian packages of a host."""
     host = site.hosts[name]
-    yield "chrony"
+    yield from ("chrony", "curl")
     if "balancer" in host.roles:
-        yield from ("haproxy", "socat", "curl")
+        yield from ("haproxy", "socat")
         if site.keepalived:
             yield "keepalived"
     if "web" in host.roles:
         yield "squid" if site.squid else "varnish"
         if site.apache:
             yield "apache2"
-        yield from ("python3-venv", "gettext", "curl")
+        yield from ("python3-venv", "gettext")
     if "database" in host.roles:
         yield f"postgresql-{site.postgresql.version}"
         if site.patroni:

@@ -14,6 +14,18 @@ from logilab.common.registry import objectify_predicate
 from cubicweb_hasite.caches.policy import NO_STORE
 from cubicweb_hasite.hooks import safe_methods
 
+#: Functions of cubicweb-web that change the session alone: the next form writes to the database
+#: what is added there (`GenericRelationsField.process_posted`), what is removed the visitor was
+#: editing. Its scripts call them by POST; by GET only `remove_pending_insert`, which takes an
+#: addition back.
+_CHANGE_THE_SESSION = (
+    "add_pending_inserts",
+    "add_pending_delete",
+    "remove_pending_delete",
+    "cancel_edition",
+    "unload_page_data",
+)
+
 
 def has_token(req: CubicWebRequestBase) -> bool:
     """Return whether a request may edit: it is a POST, whose token CubicWeb has checked.
@@ -66,6 +78,8 @@ class ReadingAjaxController(Controller):
     def publish(self, rset: ResultSet | None = None) -> Any:
         """Call the application's controller where nothing can be changed."""
         req = self._cw
+        if req.form.get("fname") in _CHANGE_THE_SESSION:
+            return refuse(req)
         with safe_methods.read_only(req.cnx) as refused:
             try:
                 controller = req.vreg["controllers"].select("ajax", req, appli=self.appli)
