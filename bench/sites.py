@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from http.client import HTTPConnection
 from pathlib import Path
+from random import Random
 from typing import Any, Self
 
 from measure import cpu
@@ -132,8 +133,9 @@ class Site:
 
 
 def image(size: int, colour: str = "teal") -> bytes:
-    """Return a picture of so many bytes."""
-    return picture(colour).ljust(size, b"\0")
+    """Return a picture of so many bytes, which cannot be compressed, as those of large images."""
+    found = picture(colour)
+    return found + Random(size).randbytes(max(size - len(found), 0))
 
 
 def create_file(visitor: Visitor, name: str, media_type: str, data: bytes) -> int:

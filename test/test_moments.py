@@ -29,8 +29,9 @@ from pictures import picture
 from pyramid.events import NewRequest
 from test_concurrency import Concurrent
 
-from cubicweb_hasite.images import data, replacement
+from cubicweb_hasite.images import copying, replacement
 from cubicweb_hasite.images.requests import LOOKS
+from cubicweb_hasite.storages import spool
 
 DOWNLOADS = (
     "/file/{eid}/raw/picture.png",
@@ -165,8 +166,17 @@ class DownloadTC(MomentTC):
             self.check(DOWNLOADS)
 
     def test_large_data(self) -> None:
-        with patch.object(data, "SLICE", 10):
+        with patch.multiple(spool, IN_MEMORY=10, SLICE=10):
             self.test_data()
+
+    @unittest.skipUnless(backend.POSTGRES, "SQLite has no COPY")
+    def test_between_its_slices(self) -> None:
+        def copied(*args, stock=copying.copy) -> None:
+            stock(*args)
+            self.now()
+
+        with patch.multiple(spool, IN_MEMORY=10, SLICE=10), patch.object(copying, "copy", copied):
+            self.check(DOWNLOADS)
 
     def test_thumbnail(self) -> None:
         """Before it is made, and while it is."""

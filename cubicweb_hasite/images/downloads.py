@@ -6,12 +6,11 @@ The data is read only if the response needs it.
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from tempfile import TemporaryFile
 from typing import Any
 
 from cubicweb.entity import Entity, EntityAdapter
@@ -21,7 +20,7 @@ from webob import Request
 from webob.byterange import Range
 
 from cubicweb_hasite.caches import policy
-from cubicweb_hasite.images import data, media_types
+from cubicweb_hasite.images import contents, data, media_types
 from cubicweb_hasite.images.file_names import content_disposition
 from cubicweb_hasite.images.urls import Representation
 from cubicweb_hasite.responses import refuse
@@ -36,7 +35,6 @@ _LAST_NONE = re.compile(r"bytes\s*=\s*-0+\s*", re.IGNORECASE)
 #: how long after a change its date is a strong validator
 _STRONG_AFTER = timedelta(minutes=1)
 # in bytes
-_IN_MEMORY = 2**20
 _BLOCK = 2**16
 _MAX_RANGE = 100
 
@@ -50,12 +48,9 @@ class Selected:
     etag: str
     last_modified: datetime
     cache_control: str
-    #: returns the bytes, None where there are none; raises :class:`data.Changed` if they are not
-    #: those that the other fields describe, or as :func:`data.load`
-    read: Callable[[], bytes | None]
-    #: returns the bytes without reading them, None where there are none; raises as
-    #: :func:`data.content`
-    content: Callable[[], data.Content | None]
+    #: returns the bytes, None where there are none; is told if all are going to be read, and
+    #: raises, as :func:`contents.content`
+    content: Callable[[bool], contents.Content | None]
 
 
 def select(
@@ -74,15 +69,16 @@ def select(
             return None
         content_type, file_name = "image/png", adapter.thumbnail_file_name()
         size = entity._cw.vreg.config.get("image-thumb-size", "")  # of cubicweb-file
-        variant, read = f"-{size}-{media_types.THUMBNAILS_VERSION}", partial(_thumbnail, adapter)
-        content: Callable[[], data.Content | None] = _no_parts
+        variant, content = (
+            f"-{size}-{media_types.THUMBNAILS_VERSION}",
+            partial(_thumbnail, adapter),
+        )
     else:
         adapter = entity.cw_adapt_to("IDownloadable")
         if adapter is None:
             return None
         content_type, file_name = _content_type(adapter), adapter.download_file_name()
-        variant, read = "", partial(_download, adapter)
-        content = partial(_content, adapter)
+        variant, content = "", partial(_download, adapter)
     immutable_data = entity.cw_adapt_to("IImmutableData")
     immutable = max_age is not None and immutable_data is not None and immutable_data.immutable
     modified = data.aware(entity.modification_date)
@@ -94,7 +90,6 @@ def select(
         etag=f"{entity.eid}-{(modified - _EPOCH) // timedelta(microseconds=1):x}{variant}",
         last_modified=modified.replace(microsecond=0),
         cache_control=policy.cache_control(shared=shared, max_age=max_age if immutable else None),
-        read=read,
         content=content,
     )
 
@@ -121,7 +116,7 @@ def respond(request: Request, selected: Selected) -> Response:
         return response
 
     try:
-        content = _needed(request, selected)
+        content = selected.content(request.method == "GET" and "Range" not in request.headers)
     except DataMissing:  # which is logged
         content = None
     if content is None:
@@ -145,38 +140,15 @@ def respond(request: Request, selected: Selected) -> Response:
     if request.method == "HEAD":
         response.content_length = content.length
         return response
-    body = content.read(start, stop)
-    if len(body) <= _IN_MEMORY:
+    body = content.part(start, stop)
+    if isinstance(body, bytes):
         response.body = body
     else:
-        response.app_iter = _in_file(request, body)
-        response.content_length = len(body)
+        # The server sends a file itself (PEP 3333), and waitress needs no thread for it. It is
+        # closed with the response.
+        response.app_iter = request.environ.get("wsgi.file_wrapper", FileIter)(body, _BLOCK)
+        response.content_length = stop - start
     return response
-
-
-def _needed(request: Request, selected: Selected) -> data.Content | None:
-    """Return the bytes; where only their length or a part is needed, they are not read yet."""
-    if request.method == "HEAD" or "Range" in request.headers:
-        try:
-            return selected.content()
-        except NotImplementedError:
-            pass
-    body = selected.read()
-    if body is None:
-        return None
-    return data.Content(len(body), lambda start, stop: body[start:stop])
-
-
-def _in_file(request: Request, body: bytes) -> Iterable[bytes]:
-    """Return a large body as a temporary file, so that slow visitors occupy no memory.
-
-    The server sends it itself (PEP 3333, `wsgi.file_wrapper`), and waitress needs no thread for
-    it. The file is removed when the response is closed.
-    """
-    file = TemporaryFile()  # noqa: SIM115
-    file.write(body)
-    file.seek(0)
-    return request.environ.get("wsgi.file_wrapper", FileIter)(file, _BLOCK)
 
 
 def _wanted_range(request: Request, selected: Selected, length: int) -> Range | None:
@@ -233,37 +205,25 @@ def _not_modified(request: Request, selected: Selected) -> bool:
     return since is not None and selected.last_modified <= since
 
 
-def _download(adapter: EntityAdapter) -> bytes | None:
+def _download(adapter: EntityAdapter, whole: bool) -> contents.Content | None:
     entity = adapter.entity
+    # that of cubicweb-file returns the bytes of the attribute `data`
+    if type(adapter).download_data.__module__ == "cubicweb_file.entities":
+        return contents.content(entity, "data", whole=whole)
+    # the adapter of an application decides which they are
     immutable_data = entity.cw_adapt_to("IImmutableData")
     attribute = "data" if immutable_data is None else immutable_data.attribute
     if not entity.e_schema.has_relation(attribute, "subject"):
         body = adapter.download_data()
         data.check(entity)
-        return body
-    data.load(entity, attribute)
+        return contents.of_bytes(body)
+    contents.load(entity, attribute)
     if entity.cw_attr_cache.get(attribute, entity) is None:
         return None
     body = adapter.download_data()
-    # the request, and the entity with it, may outlive the response until the garbage collection
+    # the request, and the entity with it, may outlive the response until garbage is collected
     entity.cw_attr_cache.pop(attribute, None)
-    return body
-
-
-def _no_parts() -> data.Content | None:
-    raise NotImplementedError
-
-
-def _content(adapter: EntityAdapter) -> data.Content | None:
-    """Return the bytes of a download without reading them, if they are those of an attribute.
-
-    :raises NotImplementedError: the adapter of an application decides which they are.
-    """
-    entity = adapter.entity
-    # that of cubicweb-file returns the bytes of the attribute `data`
-    if type(adapter).download_data.__module__ != "cubicweb_file.entities":
-        raise NotImplementedError
-    return data.content(entity, "data")
+    return None if body is None else contents.of_bytes(body)
 
 
 def _modified_since(request: Request, selected: Selected) -> bool:
@@ -271,7 +231,7 @@ def _modified_since(request: Request, selected: Selected) -> bool:
     return date is not None and selected.last_modified > date
 
 
-def _thumbnail(adapter: EntityAdapter) -> bytes | None:
+def _thumbnail(adapter: EntityAdapter, _whole: bool) -> contents.Content | None:
     try:
         body = adapter.thumbnail_data() or None
     except StorageUnavailable:
@@ -282,7 +242,7 @@ def _thumbnail(adapter: EntityAdapter) -> bytes | None:
         log.warning("no thumbnail of %s: %s", adapter.entity, exc)
         return None
     data.check(adapter.entity)
-    return body
+    return None if body is None else contents.of_bytes(body)
 
 
 def _content_type(adapter: EntityAdapter) -> str:

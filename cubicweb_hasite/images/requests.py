@@ -138,9 +138,13 @@ class _Visit:
         if entity is None:
             if self.anonymous_eid is None and not self.request.authenticated_userid:
                 return self.handler(self.request)  # CubicWeb asks to log in
-            if self._version() is not None:
-                return responses.refuse(403)
-            return self._elsewhere() or responses.refuse(404)
+            try:
+                return self._elsewhere() or responses.refuse(404)
+            except data.Changed:
+                # that of an entity which the visitor may not read
+                if self._version() is not None:
+                    return responses.refuse(403)
+                raise
         if response is None:
             return self._by_cubicweb(entity.modification_date)
         return response
@@ -187,22 +191,28 @@ class _Visit:
             return None if etype is None else data.version(asked, etype, eid)
 
     def _elsewhere(self) -> Response | None:
-        """Lead a former eid on, if the visitor may read the entity that had it."""
-        current = self._where()
-        if current is None:
-            return None
+        """Lead a former eid on, if the visitor may read the entity that had it.
+
+        :raises data.Changed: the eid is that of an entity, or was a moment ago.
+        """
+        current = None
         with closing(connections(self.request)) as readers:
             for cnx, shared in readers:
+                if current is None:
+                    current = self._where(cnx)
+                if current is None:
+                    return None
                 if readable_entity(cnx, current) is not None:
                     return self._redirect(current, shared=shared)
-        if self._where() != current:  # replaced again, or deleted
-            raise data.Changed(current)
+        if current is not None:
+            with self.repo.internal_cnx() as cnx:
+                if self._where(cnx) != current:  # replaced again, or deleted
+                    raise data.Changed(current)
         return None
 
-    def _where(self) -> int | None:
-        with self.repo.internal_cnx() as cnx:
-            current = replacement.where(cnx, self.url.eid)
-        if current == self.url.eid:  # created since
+    def _where(self, cnx: Connection) -> int | None:
+        current = replacement.where(cnx, self.url.eid)
+        if current == self.url.eid:
             raise data.Changed(current)
         return current
 

@@ -1,6 +1,7 @@
 """What the user of a connection may read, by CubicWeb's permissions, at low cost."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from typing import Any
 
 from cubicweb import UnknownEid
 from cubicweb.entities.authobjs import user_session_cache_key
@@ -26,7 +27,6 @@ def connections(request: Request) -> Generator[tuple[Connection, bool], None, No
         connection = Connection(repo, user)
         connection.lang = lang
         with connection as cnx:
-            load_user(cnx, anonymous_eid)
             yield cnx, True
     if request.authenticated_userid:
         yield request.cw_cnx, False
@@ -46,17 +46,49 @@ def load_user(cnx: Connection, eid: int) -> None:
         {"user": eid},
     ).fetchall()
     of_kind = {kind: [row[1:] for row in rows if row[0] == kind] for kind in ("group", "property")}
-    cnx.transaction_data[user_session_cache_key(eid, "groups")] = {
-        name for name, _value in of_kind["group"]
-    }
-    cnx.transaction_data[user_session_cache_key(eid, "properties")] = dict(of_kind["property"])
+    _remember(cnx, eid, [name for name, _value in of_kind["group"]], of_kind["property"])
+
+
+def _remember(
+    cnx: Connection, eid: int, groups: Iterable[str], properties: Iterable[tuple[str, str]]
+) -> None:
+    cnx.transaction_data[user_session_cache_key(eid, "groups")] = set(groups)
+    cnx.transaction_data[user_session_cache_key(eid, "properties")] = dict(properties)
+
+
+def _load(cnx: Connection, etype: str, eid: int) -> dict[str, Any] | None:
+    """Return all attributes of an entity that are not bytes, None if it is gone.
+
+    Load the user of the connection too, unless he is. In PostgreSQL one query does both.
+    """
+    names = data.attributes(cnx.vreg.schema[etype])
+    user = cnx.user.eid
+    if user_session_cache_key(user, "groups") in cnx.transaction_data:
+        return data.row(cnx, etype, eid, names)
+    if cnx.repo.system_source.dbdriver != "postgres":
+        load_user(cnx, user)
+        return data.row(cnx, etype, eid, names)
+    columns = "".join(f", entity.{SQL_PREFIX}{name}" for name in names)
+    groups, properties, found, *values = cnx.system_sql(
+        f"SELECT ARRAY(SELECT {SQL_PREFIX}name::text FROM {SQL_PREFIX}CWGroup, in_group_relation "
+        f"WHERE {SQL_PREFIX}eid=eid_to AND eid_from=%(user)s), "
+        f"ARRAY(SELECT ARRAY[{SQL_PREFIX}pkey::text, {SQL_PREFIX}value::text] "
+        f"FROM {SQL_PREFIX}CWProperty WHERE {SQL_PREFIX}for_user=%(user)s), "
+        f"entity.{SQL_PREFIX}eid IS NOT NULL{columns} "
+        f"FROM (SELECT 1) AS one LEFT JOIN {SQL_PREFIX}{etype} AS entity "
+        f"ON entity.{SQL_PREFIX}eid=%(eid)s",
+        {"user": user, "eid": eid},
+    ).fetchone()
+    _remember(cnx, user, groups, properties)
+    return dict(zip(names, values, strict=True)) if found else None
 
 
 def readable_entity(cnx: Connection, eid: int) -> Entity | None:
     """Return the entity if it exists and the user of the connection may read it and its data.
 
-    Its attributes are loaded, except the data itself. One SQL query does that, in place of an RQL
-    query for each attribute, and shows whether the entity exists.
+    Its attributes are loaded, except the data itself and those that the user may not read. One SQL
+    query does that, in place of an RQL query for each attribute, and shows whether the entity
+    exists.
 
     The permissions are checked on the entity, not by a query: results of queries on an eid are
     cached under a key that ignores the type and the user (cubicweb.server.sources.native).
@@ -66,6 +98,10 @@ def readable_entity(cnx: Connection, eid: int) -> Entity | None:
     try:
         etype = cnx.entity_type(eid)  # from the cache of the process: the row shows if it is gone
     except UnknownEid:
+        return None
+    values = _load(cnx, etype, eid)
+    if values is None:
+        cnx.repo.clear_caches([eid])
         return None
     entity = cnx.entity_from_eid(eid, etype)
     if not entity.cw_has_perm("read"):
@@ -83,9 +119,5 @@ def readable_entity(cnx: Connection, eid: int) -> Entity | None:
     for rschema, target in eschema.attribute_definitions():
         if target.type == "Bytes" and not allowed(rschema.type):
             return None
-    values = data.row(cnx, etype, eid, filter(allowed, data.attributes(eschema)))
-    if values is None:
-        cnx.repo.clear_caches([eid])
-        return None
-    entity.cw_attr_cache.update(values)
+    entity.cw_attr_cache.update({name: value for name, value in values.items() if allowed(name)})
     return entity

@@ -7,7 +7,8 @@ a failure requests fail at once, except for one each second, which tries.
 import logging
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
 
 import boto3
 import botocore.session
@@ -17,6 +18,7 @@ from cubicweb.server.session import Connection
 from cubicweb_s3storage.storages import S3Storage
 
 from cubicweb_hasite.storages.errors import StorageUnavailable, explained, title
+from cubicweb_hasite.storages.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _BLOCK = 2**17
 _NO_KEY = "hasite-check"
 #: the errors of S3 by which it says that it looked
 _LOOKED = ("NoSuchKey", "NoSuchVersion", "InvalidRange")
+
+_AnySink = TypeVar("_AnySink", Binary, Spool)
 
 
 class _Breaker:
@@ -103,30 +107,39 @@ def limit(storage: S3Storage, deadline: float) -> None:
     events.register("after-call.s3", breaker.after_call)
     events.register("after-call-error.s3", breaker.after_error)
     if type(storage).download is S3Storage.download:
-        storage.download = lambda key, **named: Binary(_fetch(storage, Key=key, **named))
+        storage.download = lambda key, **named: _download(storage, Key=key, **named)
 
 
-def _fetch(storage: S3Storage, **named: Any) -> bytes:
-    """Return the bytes of an object, or of a part of it.
+def _download(storage: S3Storage, **named: Any) -> Binary:
+    """Return what `S3Storage.download` does."""
+    data = Binary()
+    _fetch(storage, lambda _length: data, **named)
+    data.seek(0)
+    return data
 
+
+def _fetch(storage: S3Storage, new_sink: Callable[[int], _AnySink], **named: Any) -> _AnySink:
+    """Fetch the bytes of an object, or of a part of it; return what they were written to.
+
+    :param new_sink: is told how many they are
     :param named: arguments of `get_object`
     """
     started = time.monotonic()
     found = storage.s3cnx.get_object(Bucket=storage.bucket, **named)
     length = found["ContentLength"]
     until = started + storage.hasite_breaker.deadline + length / _SLOWEST
-    received = bytearray()
+    sink = new_sink(length)
     try:
         with found["Body"] as stream:
-            while len(received) < length:
+            while sink.tell() < length:
                 block = stream.read1(_BLOCK)
                 if not block or time.monotonic() > until:
-                    raise TimeoutError(f"{len(received)} of {length} bytes in time")
-                received += block
+                    raise TimeoutError(f"{sink.tell()} of {length} bytes in time")
+                sink.write(block)
     except Exception as error:
         storage.hasite_breaker.after_error(error)
         raise
-    return bytes(received)
+    return sink
 
 
 def gives_parts(storage: object) -> bool:
@@ -157,12 +170,19 @@ def size(storage: S3Storage, cnx: Connection, key: str) -> int:
     return int(found["ContentRange"].rpartition("/")[2])
 
 
-def part(storage: S3Storage, cnx: Connection, key: str, start: int, stop: int) -> bytes:
-    """Return bytes of an object, from `start` up to and not including `stop`.
+def whole(storage: S3Storage, cnx: Connection, key: str) -> tuple[int, bytes | BinaryIO]:
+    """Return how many bytes an object has, and all of them, as :meth:`Spool.end` does.
 
     :raises Exception: of boto3, for :func:`explained`
     """
-    return _fetch(storage, Range=f"bytes={start}-{stop - 1}", **_named(storage, cnx, key))
+    spool = _fetch(storage, Spool, **_named(storage, cnx, key))
+    return spool.tell(), spool.end()
+
+
+def part(storage: S3Storage, cnx: Connection, key: str, start: int, stop: int) -> bytes | BinaryIO:
+    """Return bytes of an object from `start` up to and not including `stop`; see :func:`whole`."""
+    asked = f"bytes={start}-{stop - 1}"
+    return _fetch(storage, Spool, Range=asked, **_named(storage, cnx, key)).end()
 
 
 def _named(storage: S3Storage, cnx: Connection, key: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cubicweb import Binary
 from cubicweb.server.repository import Repository
@@ -18,6 +18,7 @@ from cubicweb.server.sources.storages import (
     set_attribute_storage,
 )
 
+from cubicweb_hasite.storages import spool
 from cubicweb_hasite.storages.errors import (
     DataMissing,
     StorageUnavailable,
@@ -137,16 +138,38 @@ def size(storage: Storage, cnx: Connection, value: Any) -> int:
         return Path(key).stat().st_size
 
 
-def part(storage: Storage, cnx: Connection, value: Any, start: int, stop: int) -> bytes:
-    """Return bytes from `start` up to and not including `stop`; see :func:`size`."""
+def whole(storage: Storage, cnx: Connection, value: Any) -> tuple[int, bytes | BinaryIO]:
+    """Return how many bytes a storage holds, and all of them; see :func:`size`.
+
+    Few are in memory, many a file that is open at their beginning.
+    """
+    with _telling(storage, cnx, value) as key:
+        if is_bucket(storage):
+            from cubicweb_hasite.storages import bucket
+
+            return bucket.whole(storage, cnx, key)
+        file = open(key, "rb")  # noqa: SIM115
+        length = os.fstat(file.fileno()).st_size
+        if length > spool.IN_MEMORY:  # sent as it is
+            return length, file
+        with file:
+            return length, file.read()
+
+
+def part(storage: Storage, cnx: Connection, value: Any, start: int, stop: int) -> bytes | BinaryIO:
+    """Return bytes from `start` up to and not including `stop`; see :func:`whole`."""
     with _telling(storage, cnx, value) as key:
         if is_bucket(storage):
             from cubicweb_hasite.storages import bucket
 
             return bucket.part(storage, cnx, key, start, stop)
+        sink = spool.Spool(stop - start)
         with open(key, "rb") as file:
             file.seek(start)
-            return file.read(stop - start)
+            # not the file itself, of which servers such as uWSGI would send all
+            while block := file.read(min(spool.SLICE, stop - start - sink.tell())):
+                sink.write(block)
+        return sink.end()
 
 
 @contextmanager
