@@ -303,7 +303,7 @@ FAULTS = {
     "hung": Fault("bucket", lambda s: s.link.pause(), lambda s: s.link.resume(), NO_ANSWER),
     "slow": Fault(
         "bucket",
-        lambda s: setattr(s.link, "pace", 1.0),
+        lambda s: setattr(s.link, "pace", 1.5),
         lambda s: setattr(s.link, "pace", 0.0),
         NO_ANSWER,
     ),
