@@ -50,6 +50,11 @@ def check(config: Mapping[str, Any], views: Container[str]) -> None:
         raise invalid(
             "hasite-storage-deadline", config["hasite-storage-deadline"], "more than 0 seconds"
         )
+    for name in config["hasite-s3-attributes"]:
+        if not re.fullmatch(r"\w+\.\w+", name):
+            raise invalid("hasite-s3-attributes", name, "a type and an attribute, as File.data")
+    if "#" in config["hasite-s3-prefix"]:  # by which s3storage separates versions
+        raise invalid("hasite-s3-prefix", config["hasite-s3-prefix"], "one without #")
     access, token = config["hasite-monitor-access"], config["hasite-monitor-token"]
     if access not in ACCESSES:
         raise invalid("hasite-monitor-access", repr(access), f"one of {', '.join(ACCESSES)}")

@@ -110,6 +110,40 @@ options = (
         },
     ),
     (
+        "hasite-s3-bucket",
+        {
+            "type": "string",
+            "default": "",
+            "help": "the bucket of S3 in which new data of files is kept, by the cube s3storage. "
+            "Without it data is in the database, or where the application keeps it. The address "
+            "of the object store and the key to it are in the environment "
+            "(`AWS_S3_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`): see "
+            f"{documentation}/storages.md.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
+        "hasite-s3-prefix",
+        {
+            "type": "string",
+            "default": "",
+            "help": "what the names of objects in hasite-s3-bucket begin with, e.g. `mysite/`.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
+        "hasite-s3-attributes",
+        {
+            "type": "csv",
+            "default": ("File.data",),
+            "help": "the attributes of type Bytes whose data is in hasite-s3-bucket.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-speed-ups",
         {
             "type": "yn",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from deploying import SITES
 from servers.postgresql import PostgreSQL
+from servers.s3 import ObjectStore
 
 from cubicweb_hasite.deploy import load, output, render
 
@@ -236,6 +237,39 @@ def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> Non
     environment.write_text(environment.read_text().replace("CW_DB_HOST=db.invalid\n", ""))
     postgresql.stop()
     assert told().endswith(": is it up? chapter 4 of the runbook")
+
+
+def test_key_to_the_bucket(server_directory: Callable[[str], Path], tmp_path: Path) -> None:
+    """It is tried as the instances do it, and no secret is told."""
+    [site_file] = [path for path in SITES if path.stem == "one_host"]
+    with ObjectStore(server_directory("objects")) as store:
+        storage = f'[storage]\nbucket = "{store.bucket}"\nendpoint = "{store.url}"\n'
+        instances = f'[instances]\nvirtualenv = "{sys.prefix}"\n'
+        (tmp_path / "site.toml").write_text(f"{site_file.read_text()}\n{storage}{instances}")
+        rendering = render.render(load.load(tmp_path / "site.toml"), drawing=False)
+        output.write(rendering, tmp_path / "out")
+        host = tmp_path / "out" / "all"
+        for path in (SCRIPT, "etc/hasite/mysite.env"):
+            content = (host / path).read_text()
+            (host / path).write_text(content.replace("/etc/hasite/", f"{host}/etc/hasite/"))
+        secrets = host / ENV[1:]
+        secrets.parent.mkdir()
+
+        def told() -> str:
+            result = subprocess.run([host / SCRIPT], capture_output=True, text=True)
+            assert "8d3ac1" not in result.stdout
+            lines = result.stdout.splitlines()
+            return "\n".join(line for line in lines if line.startswith("the bucket"))
+
+        secrets.write_text("AWS_ACCESS_KEY_ID=site\nAWS_SECRET_ACCESS_KEY=8d3ac1\n")
+        assert told() == ""
+        store.refuse(refuses=True)
+        assert "(InvalidAccessKeyId)" in told()
+        store.refuse(refuses=False)
+        store.reset()
+        assert "NoSuchBucket" in told()
+        assert told().endswith(": make it, or correct storage.bucket in the site file")
+    assert ": is the object store up, and storage.endpoint in the site file right?" in told()
 
 
 @needs_root

@@ -93,6 +93,16 @@ EFFECTS = {
         "web1/etc/systemd/system/cubicweb-museum@.service",
         "--graceful-timeout 31 ",
     ),
+    "storage.bucket": ("every_key", "web1/etc/hasite/museum.env", '_S3_BUCKET="media"\n'),
+    "storage.endpoint": ("every_key", "web1/etc/hasite/museum.env", '//s3.example.net:9000"\n'),
+    "storage.region": ("every_key", "web1/etc/hasite/museum.env", '_REGION="eu-west-3"\n'),
+    "storage.prefix": ("every_key", "web1/etc/hasite/museum.env", '="production/museum/"\n'),
+    "storage.attributes": ("every_key", "web1/etc/hasite/museum.env", '"File.data,Plan.scan"'),
+    "storage.authority": (
+        "every_key",
+        "web1/etc/hasite/museum.env",
+        'AWS_CA_BUNDLE="/etc/ssl/certs/example.pem"',
+    ),
     "postgresql.addresses": (
         "external_database",
         "web1/etc/hasite/mysite.env",

@@ -141,7 +141,9 @@ def options_page() -> str:
         default = option["default"]
         if isinstance(default, bool):
             default = "yes" if default else "no"
-        default = "none" if default in (None, "", ()) else f"`{default}`"
+        elif isinstance(default, tuple):
+            default = ",".join(default)
+        default = "none" if default in (None, "") else f"`{default}`"
         text = option["help"][0].upper() + option["help"][1:]
         rows.append(f"| `{name}` | {types[option['type']]} | {default} | {text} |\n")
     return f"""\

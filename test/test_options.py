@@ -37,6 +37,8 @@ def test_defaults() -> None:
         ({"hasite-purge-urls": ["10.0.0.1:3128"]}, "is '10.0.0.1:3128': give URLs such as http"),
         ({"hasite-purge-urls": ["http://h:port/"]}, "is 'http://h:port/': give URLs such as http"),
         ({"hasite-purge-urls": ["http://[::1/"]}, "is 'http://[::1/': give URLs such as http"),
+        ({"hasite-s3-attributes": ["File"]}, "is File: give a type and an attribute, as File.dat"),
+        ({"hasite-s3-prefix": "a#b/"}, "option hasite-s3-prefix is a#b/: give one without #"),
         ({"hasite-load-users-at-once": "off"}, "option hasite-load-users-at-once is 'off': give"),
     ],
 )

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from deploying import SITES
 from rehearsing import Production, SiteFolder
 from servers.postgresql import PostgreSQL
 from servers.support import listens
 
 from cubicweb_hasite.deploy import document, load, render
+from cubicweb_hasite.upgrades.instance import RehearsalInstance
+from cubicweb_hasite.upgrades.server import Server
 
 #: part of all personal data
 PERSONAL = "xqvpersonal"
@@ -418,3 +421,15 @@ def test_production_lets_the_reader_in(tmp_path: Path) -> None:
             if name.startswith(f"{host}/") and b" copier " in file.content
         ]
         assert "host mysite copier 10.0.0.51/32 scram-sha-256" in hba
+
+
+def test_no_bucket(tmp_path: Path) -> None:
+    """An instance of a rehearsal cannot change what production has in a bucket."""
+    [path] = [path for path in SITES if path.stem == "every_key"]
+    server = Server("copies", {"port": "5432", "user": "rehearsal"}, "1", False, 150000)
+    instance = RehearsalInstance(
+        load.load(path), "museum", tmp_path, tmp_path, server, "copy", 9990
+    )
+    assert instance.environ["AWS_DEFAULT_REGION"] == "eu-west-3"  # as rendered
+    assert instance.environ["CW_HASITE_S3_BUCKET"] == ""
+    assert instance.environ["AWS_S3_ENDPOINT_URL"] == "http://127.0.0.1:1"

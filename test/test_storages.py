@@ -4,23 +4,32 @@ One instance, of which each process keeps its data elsewhere.
 """
 
 import os
+import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import backend
+import lxml.html
 import pytest
 import requests
+from deploying import SITES
+from documents import CHECKOUT
 from pictures import picture
 from servers.instance import Instance, Process
 from servers.link import Link
 from servers.postgresql import Database
 from servers.s3 import ObjectStore
-from servers.support import wait_until
+from servers.squid import ALLOW_PURGE, Squid
+from servers.support import free_port, wait_until
 from servers.visitor import Visitor
+
+from cubicweb_hasite.deploy import load, render
 
 pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has one writer at a time")
 
@@ -31,6 +40,10 @@ MARGIN = 2.0
 RED, BLUE = picture("red"), picture("blue")
 LARGE = os.urandom(5 * 2**20)
 STORAGES = ("database", "files", "bucket")
+#: what the names of objects begin with
+PREFIX = "production/site/"
+#: for how long a cache may give what was before an edit, in seconds
+SOON = 2.0
 
 
 @dataclass
@@ -42,6 +55,12 @@ class Site:
     store: ObjectStore
     #: what is between the process and the store
     link: Link
+    #: in front of the processes
+    caches: dict[str, Squid]
+    #: the instance with the options of the process that keeps data in the bucket
+    shell: Instance
+    #: what the store had, while it is stopped
+    objects: dict[str, bytes] = field(default_factory=dict)
 
     def visitor(self, storage: str) -> Visitor:
         return Visitor(self.processes[storage].url)
@@ -83,14 +102,31 @@ def site(
             },
         )
         instance.create()
-        processes = {
-            "database": instance.process(),
-            "files": instance.process(testapp_files_directory=str(files)),
-            "bucket": instance.process(testapp_bucket=store.bucket),
+        bucket = {"hasite_s3_bucket": store.bucket, "hasite_s3_prefix": PREFIX}
+        options = {
+            "database": {},
+            "files": {"testapp_files_directory": str(files)},
+            "bucket": bucket,
         }
-        for process in processes.values():
-            stack.enter_context(process)
-        yield Site(processes, files, store, link)
+        ports = {storage: free_port() for storage in options}
+        caches = {
+            storage: Squid(server_directory(f"squid-{storage}"), port, ALLOW_PURGE)
+            for storage, port in ports.items()
+        }
+        processes = {
+            storage: instance.process(
+                ports[storage], hasite_purge_urls=caches[storage].url, **options[storage]
+            )
+            for storage in STORAGES
+        }
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, processes.values()))
+            list(pool.map(stack.enter_context, caches.values()))  # of a server that answers
+        own = {name.replace("_", "-"): value for name, value in bucket.items()}
+        shell = Instance(
+            instance.directory, instance.cubes, instance.database, options=instance.options | own
+        )
+        yield Site(processes, files, store, link, caches, shell)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -138,6 +174,32 @@ class TestEquals:
         assert drawn.status_code == 200
         assert drawn.content != thumbnail
 
+    def test_purge(self, site: Site, storage: str) -> None:
+        """A replacement is known to the cache, which keeps what is there then."""
+        eid = site.create(storage)
+        host = site.processes[storage].url.split("/")[2]
+
+        def get(path: str) -> requests.Response:
+            url = f"{site.caches[storage].url}{path}"
+            return requests.get(url, headers={"Host": host}, allow_redirects=False, timeout=10)
+
+        paths = [f"file/{eid}/raw/a.png", f"file/{eid}/thumb/a_75x75.png"]
+        for path in paths:
+            assert [get(path).status_code for _time in range(2)] == [200, 200]
+            assert get(path).headers["X-Cache"].startswith("HIT")
+        new = {"data": ("a.png", BLUE, "image/png")}
+        assert site.editor(storage).edit(eid, "File", files=new).status_code == 303
+        for path in paths:
+            wait_until(
+                lambda path=path: get(path).status_code == 301, f"purge of {path}", timeout=SOON
+            )
+            current = get(path).headers["Location"].split("/", 3)[3]
+            assert current not in paths
+            if "raw" in path:
+                assert get(current).content == BLUE
+            assert get(current).status_code == 200
+            assert get(current).headers["X-Cache"].startswith("HIT")
+
 
 def test_range_of_an_object(site: Site) -> None:
     """Of a large object a part is fetched, and nothing for its headers."""
@@ -174,6 +236,33 @@ def readiness(visitor: Visitor) -> str:
     return response.text
 
 
+def check_operators_are_told(manager: Visitor, reason: str) -> None:
+    """The monitor of the data and the page for operators say that the instance is degraded."""
+    response = manager.get("view?vid=monitor_db")
+    assert response.status_code == 200
+    degraded = rf"degraded : the [^;]*{re.escape(reason)}[^;]*"
+    assert re.fullmatch(rf"ServiceOK : \d+ users in DB, but {degraded}", response.text)
+    health = manager.get("view?vid=monitor_db&format=json&token=token").json()
+    assert health["status"] == "warn"
+    assert re.fullmatch(degraded, health["output"])
+    assert health["checks"]["database:writable"][0]["status"] == "pass"
+    assert health["checks"]["storage:reachable"][0]["status"] == "warn"
+    state = manager.get("hasite.json").json()
+    own, *others = state["instances"]
+    assert (own["here"], own["reasons"]) == (True, "")
+    assert reason in own["degraded"]
+    assert {each["degraded"] for each in others} == {""}  # which have another storage
+    [problem] = state["problems"]
+    assert re.fullmatch(rf"{own['name']}: degraded: the .*{re.escape(reason)}.*", problem["text"])
+    assert problem["urgent"]
+    assert problem["url"].endswith("docs/monitor.md#a-storage-of-files-fails")
+    page = lxml.html.fromstring(manager.get("view?vid=hasite").content)
+    [item] = page.xpath("//ul[@class='problems']/li")
+    assert reason in item.text
+    states = [cell.text_content() for cell in page.xpath("//td[@data-column='State']")]
+    assert states[: len(others) + 1] == ["degraded", *["in service"] * len(others)]
+
+
 NO_ANSWER = "does not answer"
 
 
@@ -194,12 +283,27 @@ def elsewhere(site: Site) -> Path:
     return site.files.with_suffix(".elsewhere")
 
 
+def stop_store(site: Site) -> None:
+    """Stop the server, whose objects are in its memory."""
+    keys = site.store.keys()
+    site.objects = {key: site.store.read(key) for key in keys}
+    site.link.stop()
+    site.store.stop()
+
+
+def start_store(site: Site) -> None:
+    site.store.start()
+    for key, data in site.objects.items():
+        site.store.write(key, data)
+    site.link.start()
+
+
 FAULTS = {
-    "stopped": Fault("bucket", lambda s: s.link.stop(), lambda s: s.link.start(), NO_ANSWER),
+    "stopped": Fault("bucket", stop_store, start_store, NO_ANSWER),
     "hung": Fault("bucket", lambda s: s.link.pause(), lambda s: s.link.resume(), NO_ANSWER),
     "slow": Fault(
         "bucket",
-        lambda s: setattr(s.link, "pace", 1.0),
+        lambda s: setattr(s.link, "pace", 1.5),
         lambda s: setattr(s.link, "pace", 0.0),
         NO_ANSWER,
     ),
@@ -257,6 +361,7 @@ def test_storage_fails(site: Site, fault: str) -> None:
         assert reason in told["output"]
         metrics = visitor.get("metrics?token=token").text
         assert 'hasite_probe_success{probe="storage"} 0.0' in metrics
+        check_operators_are_told(editor, reason)
     print(fault, {name: f"{seconds:.2f} s" for name, seconds in times.items()})
     wait_until(lambda: readiness(visitor) == "ServiceOK : ready", "ready")
     if fault != "no bucket":  # in which the object was
@@ -298,3 +403,58 @@ def check_missing(
     response = site.editor(storage).edit(eid, "File", files={"data": ("a.png", BLUE, "image/png")})
     assert response.status_code == 303
     assert visitor.get(f"file/{eid}/raw/a.png", allow_redirects=True).content == BLUE
+
+
+#: Runs in a shell: what the check of a rendered site says before data is moved and after, and what
+#: it says of storages that are wrong.
+_MOVE = """\
+from cubicweb.server.sources.storages import BytesFileSystemStorage
+from cubicweb_hasite.storages import keeping
+
+def check():
+    try:
+        exec({check!r})
+    except SystemExit as end:
+        print("status", end.code)
+
+check()
+print(list(keeping.problems(repo, "another", ["File.data"])))
+storage = repo.system_source.storage("File", "data")
+repo.system_source.set_storage("File", "data", BytesFileSystemStorage("/tmp"))
+print(list(keeping.problems(repo, "site", ["File.data"])))
+repo.system_source.set_storage("File", "data", storage)
+{move}
+check()
+"""
+
+
+def test_move_into_the_bucket(site: Site) -> None:
+    """Data from before is moved, as the document says, and the check of a rendered site tells.
+
+    It is the last test: what other storages have in the place of data is moved as if it were data.
+    """
+    eid = site.create("database", LARGE)
+    visitor, url = site.visitor("bucket"), f"file/{eid}/raw/a.png"
+    assert visitor.get(url).status_code == 404
+    [site_file] = [path for path in SITES if path.stem == "one_host"]
+    path = site.files.with_suffix(".toml")
+    path.write_text(f'{site_file.read_text()}\n[storage]\nbucket = "site"\n')
+    rendering = render.render(load.load(path), drawing=False)
+    check = rendering["all/usr/local/share/hasite/check_storage.py"].content.decode()
+    text = (CHECKOUT / "docs" / "storages.md").read_text()
+    [move] = re.findall(r"```python\n(.*?)```", text, re.S)
+    script = site.files.with_suffix(".py")
+    script.write_text(_MOVE.format(check=check, move=textwrap.dedent(move)))
+    said = site.shell.ctl("shell", site.shell.name, str(script))
+    assert re.search(
+        r"File\.data of \d+ entities is in the database, from before it was kept in the bucket: "
+        r"see http\S+/storages\.md#choose-a-bucket\nstatus 1\n"
+        r"\['File\.data is not kept in the bucket another'\]\n"
+        r"\['File\.data is kept on the disk of this host, or elsewhere, by BytesFileSystem\w+', "
+        r"'File\.data is not kept in the bucket site'\]\n",
+        said,
+    ), said
+    assert said.endswith("All data is in the database or in the bucket site.\n"), said
+    assert visitor.get(url).content == LARGE
+    keys = site.store.keys()
+    assert all(key.startswith(PREFIX) for key in keys)

@@ -19,9 +19,10 @@ from cubicweb_hasite.deploy.site import (
 # options of an instance that are computed here, so that all the instances agree
 _OWN_OPTIONS = re.compile(
     r"^(db-.*|base-url|port|interface|pid-file|log-file|connections-pool-max-size|"
-    r"connections-pooler-enabled|hasite-purge-urls|hasite-management-.*|hasite-instance-name)$"
+    r"connections-pooler-enabled|hasite-purge-urls|hasite-management-.*|hasite-instance-name|"
+    r"hasite-s3-.*)$"
 )
-_SECRET_OPTIONS = re.compile(r"password|secret|token|-key$")
+_SECRET_OPTIONS = re.compile(r"password|secret|token|(?<!-suffix)-key$")
 
 
 def problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
@@ -105,6 +106,12 @@ def _part_problems(site: Site) -> Iterator[tuple[Key, str]]:
                     ("keepalived", "addresses", index),
                     f"{address} is the address of {owned[address]}; give one that no host has",
                 )
+    if site.storage and site.storage.host.startswith(f"{site.storage.bucket}."):
+        yield (
+            ("storage", "endpoint"),
+            f"it names the bucket {site.storage.bucket} too; give the address of the object store "
+            "alone",
+        )
     for part in ("prometheus", "nagios"):
         if getattr(site, part) and not site.monitoring:
             yield (part,), 'no host has the role "monitoring"; add it to one, or leave this out'

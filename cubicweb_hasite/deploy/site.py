@@ -19,6 +19,7 @@ from cubicweb_hasite.deploy.sections import (
     Role,
     Section,
     Squid,
+    Storage,
     Varnish,
     WebSite,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Section",
     "Site",
     "Squid",
+    "Storage",
     "Upgrade",
     "Varnish",
     "WebSite",
@@ -111,6 +113,7 @@ class Site(Section):
     varnish: Varnish | None = None
     apache: Apache | None = None
     instances: Instances = Instances()
+    storage: Storage | None = None
     postgresql: PostgreSQL
     patroni: Patroni | None = None
     prometheus: Prometheus | None = None

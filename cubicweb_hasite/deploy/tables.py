@@ -1,6 +1,7 @@
 """What templates list, computed from a site: who connects to whom, who scrapes what, sizes."""
 
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -135,6 +136,14 @@ def firewall(site: Site) -> Iterator[dict[str, str]]:
             "purpose": f"{program}: {', '.join(purposes)}",
         }
 
+    if site.storage:
+        yield {
+            "source": ", ".join(site.web),
+            "target": site.storage.host,
+            "port": str(site.storage.port),
+            "purpose": f"S3: the bucket {site.storage.bucket}",
+        }
+
 
 def _is_loopback(address: str) -> bool:
     return address != "*" and ip_address(address).is_loopback
@@ -153,7 +162,9 @@ def secrets(site: Site) -> list[dict[str, Any]]:
 
     def add(hosts: list[str], path: str, owner: str, holds: str, *lines: str) -> None:
         # lines of options may be left out
-        needed = [] if path.endswith(".env") else [line.partition("PASSWORD")[0] for line in lines]
+        needed = [
+            re.split("PASSWORD|KEY_ID$", line)[0] for line in lines if not line.startswith("CW_")
+        ]
         result.append(
             {
                 "hosts": hosts,
@@ -166,6 +177,8 @@ def secrets(site: Site) -> list[dict[str, Any]]:
             }
         )
 
+    bucket = f"the key to the bucket {site.storage.bucket}; " if site.storage else ""
+    keys = ("AWS_ACCESS_KEY_ID=KEY_ID", "AWS_SECRET_ACCESS_KEY=PASSWORD") if site.storage else ()
     for name in site.sites:
         database = site.database_name(name)
         add(
@@ -179,10 +192,11 @@ def secrets(site: Site) -> list[dict[str, Any]]:
             web,
             f"/etc/hasite/secrets/{name}.env",
             "root",
-            "options of the site that are secret; the user as whom visitors see it who are not "
-            "logged in, with any password: leave both out if all have to log in",
+            f"options of the site that are secret; {bucket}the user as whom visitors see it who "
+            "are not logged in, with any password: leave both out if all have to log in",
             "CW_ANONYMOUS_USER=anon",
             "CW_ANONYMOUS_PASSWORD=PASSWORD",
+            *keys,
         )
     if site.patroni:
         add(

@@ -64,6 +64,25 @@ def _url(value: str) -> str:
     return value
 
 
+def _endpoint(value: str) -> str:
+    if "@" in value:
+        raise ValueError(
+            "it holds a key, which belongs into the secrets file of the site; write one such as "
+            "https://s3.example.org"
+        )
+    parts = urlsplit(value)
+    try:
+        right = parts.port != 0 and re.fullmatch(r"[a-z0-9.:\[\]-]+", parts.netloc)
+    except ValueError:  # of the port
+        right = False
+    if parts.scheme not in ("http", "https") or not right or parts.path or parts.query:
+        raise ValueError(
+            f"{value!r} is not the address of an object store; write one such as "
+            "https://s3.example.org, in small letters, without bucket or final slash"
+        )
+    return value
+
+
 def host_pattern(names: list[str], port: int | None = None) -> str:
     """Return a regular expression of the values of `Host`, in small letters, that mean names."""
     alternatives = "|".join(re.escape(f"[{n}]" if ":" in n else n.lower()) for n in names)
@@ -76,6 +95,12 @@ AbsolutePath = Annotated[str, AfterValidator(_path)]
 #: as in the header `Accept-Language`
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Za-z]{2,4})?$")]
 URL = Annotated[str, AfterValidator(_url)]
+#: where an object store of S3 is
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+#: an attribute of a type of entities
+AttributeName = Annotated[str, StringConstraints(pattern=r"^[A-Z]\w*\.[a-z]\w*$")]
 HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$")]
 #: it is a part of names of files, of units and of databases
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]

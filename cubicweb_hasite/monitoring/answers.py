@@ -36,6 +36,9 @@ _CHECKS = {
     "storage": ("storage:reachable", "datastore"),
 }
 
+# the monitor that tells of the storages of data too
+_OF_DATA = "monitor_db"
+
 
 class Answer(NamedTuple):
     """An HTTP response."""
@@ -88,21 +91,25 @@ def answer(
         readings = readiness(repo)
     else:
         readings = {name: probes.read(name, repo)}
+        if name == _OF_DATA and check.names(repo):
+            readings["storage"] = probes.read("storage", repo)
     failures = [reading for reading in readings.values() if not reading.ok]
     status = 503 if failures else 200
     if wants_json:
         return _answer(status, "application/json", _json(repo, readings))
+    warnings: list[str] = []
     if name in readings:
         text = readings[name].text
     elif name == LIVEZ:
         text = "ServiceOK : alive"
     else:
+        text = summary(failures) or "ServiceOK : ready"
         advice = restart.advice(repo.config)
-        ready = f"ready, but restart this instance: {advice}" if advice else "ready"
-        for reading in readings.values():
-            if reading.degraded:
-                ready += f"{';' if advice else ', but'} {reading.text}"
-        text = summary(failures) or f"ServiceOK : {ready}"
+        if advice:
+            warnings.append(f"restart this instance: {advice}")
+    if not failures:
+        warnings += [reading.text for reading in readings.values() if reading.degraded]
+        text += f", but {'; '.join(warnings)}" if warnings else ""
     return _answer(status, "text/plain; charset=utf-8", text)
 
 

@@ -22,6 +22,7 @@ from cubicweb_hasite.__pkginfo__ import version
 from cubicweb_hasite.caches import purge
 from cubicweb_hasite.monitoring import answers, polls, probes
 from cubicweb_hasite.operations.draining import is_draining
+from cubicweb_hasite.storages import check
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Told:
     schema: str = ""
     #: why it is not ready, but for draining
     reasons: str = ""
+    #: why it is degraded, though in service
+    degraded: str = ""
 
     @property
     def versions(self) -> str:
@@ -105,6 +108,7 @@ def tell(repo: Repository) -> Told:
     """Return what this instance tells of itself now."""
     config = repo.config
     pool = probes.pool(repo).values
+    failures = check.failures(repo, config["hasite-storage-deadline"])
     return Told(
         name=probes.hostname(repo).text[:MAX_TEXT],
         port=config.get("port") or 0,
@@ -116,6 +120,7 @@ def tell(repo: Repository) -> Told:
         maximum=pool.get("maximum", 0),
         purges=sum(purger.queued for purger in purge.purgers(config) if purger.down),
         draining=is_draining(config),
+        degraded="; ".join(failures)[:MAX_TEXT],
         **vars(repo).get(_FOUND, {}),
     )
 
@@ -132,7 +137,7 @@ def comment(repo: Repository) -> str:
 def write(told: Told) -> str:
     """Return an SQL comment, ASCII, that :func:`read` understands."""
     values = asdict(told)
-    for name in ("reasons", "name"):  # they may be of letters that take six bytes each
+    for name in ("reasons", "degraded", "name"):  # they may be of letters that take six bytes each
         while len(text := json.dumps(values).replace("/", r"\u002f")) > _MAX_COMMENT:
             if not values[name]:
                 break

@@ -19,6 +19,7 @@ CONNECTIONS = 0.9
 
 _SILENT = _("%(names)s: nothing heard for %(seconds)s seconds")
 _NOT_READY = _("%(names)s: not ready: %(reason)s")
+_DEGRADED = _("%(names)s: degraded: %(reason)s")
 _DRAINING = _("%(names)s: being drained, gets no visitors")
 _TELLS_NOTHING = _("%(names)s: an instance that tells nothing of itself")
 
@@ -104,6 +105,9 @@ def _of_instances(instances: list[Instance]) -> Iterator[Problem]:
     for reason in sorted({each.told.reasons for each in heard if each.told.reasons}):
         same = [each for each in heard if each.told.reasons == reason]
         yield _problem(_NOT_READY, "an-instance-is-not-ready", same, reason=reason)
+    for reason in sorted({each.told.degraded for each in heard if each.told.degraded}):
+        same = [each for each in heard if each.told.degraded == reason]
+        yield _problem(_DEGRADED, "a-storage-of-files-fails", same, reason=reason)
     dumb = [each for each in heard if not each.told.name]
     if dumb:
         yield _problem(_TELLS_NOTHING, "an-instance-tells-nothing", dumb)

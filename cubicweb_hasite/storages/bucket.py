@@ -47,6 +47,7 @@ class _Breaker:
         self.deadline = deadline
         self._lock = threading.Lock()
         self._failed = False
+        self._failure = ""
         self._closed_until = 0.0
 
     def before_call(self, **_event: object) -> None:
@@ -58,7 +59,8 @@ class _Breaker:
             now = time.monotonic()
             if self._failed:
                 if now < self._closed_until:
-                    raise StorageUnavailable(f"{title(self._storage)} failed a moment ago")
+                    why = f"does not answer ({self._failure})"
+                    raise StorageUnavailable(f"{title(self._storage)} {why}")
                 # this one tries, the others do not wait for it
                 self._closed_until = now + self.deadline
 
@@ -75,7 +77,7 @@ class _Breaker:
         with self._lock:
             if not self._failed:
                 log.error("%s does not answer: %s", title(self._storage), exception)
-            self._failed = True
+            self._failed, self._failure = True, type(exception).__name__
             self._closed_until = time.monotonic() + PAUSE
 
 

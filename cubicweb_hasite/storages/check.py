@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 #: how often the storages are looked at, in seconds
 INTERVAL = 5.0
-#: of a key of S3 and of a path, in bytes
-_MAX_KEY = 4096
+#: and one that is out of order
+_AGAIN = 1.0
 # of the repository: what was found, by the title of the storage
 _FOUND = "_hasite_storages"
 
@@ -31,9 +31,9 @@ class Found:
     """What was found of a storage."""
 
     #: why it is out of order, empty if it works
-    reason: str = ""
+    reason: str
     #: when it was looked at last, by the monotonic clock
-    looked: float = 0.0
+    looked: float
 
 
 def start(repo: Repository, query: Callable[[Repository, str], list[tuple[Any, ...]]]) -> None:
@@ -45,10 +45,11 @@ def start(repo: Repository, query: Callable[[Repository, str], list[tuple[Any, .
     for etype, attribute, storage in guard.storages(repo):
         if title(storage) in found:
             continue
-        state = found[title(storage)] = Found(looked=time.monotonic())
+        unknown = f"{title(storage)} has not answered yet"
+        state = found[title(storage)] = Found(unknown, time.monotonic())
         # no more than a key has: the row may hold data, from before the storage was set
         sql = (
-            f"SELECT substr({SQL_PREFIX}{attribute}, 1, {_MAX_KEY}) FROM {SQL_PREFIX}{etype} "
+            f"SELECT substr({SQL_PREFIX}{attribute}, 1, {guard.MAX_KEY}) FROM {SQL_PREFIX}{etype} "
             f"WHERE {SQL_PREFIX}{attribute} IS NOT NULL LIMIT 1"
         )
         threading.Thread(
@@ -63,6 +64,7 @@ def _watch(
     repo: Repository, storage: Storage, state: Found, ask: Callable[[], list[tuple[Any, ...]]]
 ) -> None:
     key = None
+    failed = False
     while True:
         try:
             if rows := ask():
@@ -74,14 +76,15 @@ def _watch(
             look(storage, key)
         except Exception as error:
             reason = str(error) or type(error).__name__
-        if bool(reason) != bool(state.reason):
+        if bool(reason) != failed:
+            failed = bool(reason)
             log.log(
                 logging.ERROR if reason else logging.WARNING,
                 "%s",
                 reason or f"{title(storage)} works again",
             )
         state.reason, state.looked = reason, time.monotonic()
-        time.sleep(INTERVAL)
+        time.sleep(_AGAIN if reason else INTERVAL)
 
 
 def _key(value: str | bytes) -> str | None:

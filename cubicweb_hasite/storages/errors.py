@@ -10,6 +10,8 @@ from pathlib import Path
 from cubicweb import _
 from cubicweb.server.sources.storages import Storage
 
+from cubicweb_hasite.__pkginfo__ import documentation
+
 log = logging.getLogger(__name__)
 
 #: what visitors are told
@@ -17,7 +19,7 @@ UNAVAILABLE = _("The storage of files cannot answer at the moment. Please try ag
 
 # errors of S3 that say that one object is not there; not that its bucket is not (NoSuchBucket)
 _NO_OBJECT = ("NoSuchKey", "NoSuchVersion")
-#: how many missing files and objects are remembered as told
+#: how many messages are remembered as told
 _MAX_TOLD = 10_000
 _told: set[str] = set()
 
@@ -85,8 +87,20 @@ def title(storage: Storage) -> str:
 
 def tell_missing(what: str) -> None:
     """Log that bytes are missing, once for each file or object."""
-    if what not in _told:
+    _tell_once(f"data is missing: {what} is not there, although the database names it")
+
+
+def tell_unmoved(where: str) -> None:
+    """Log once that a row has data in the place of the name that a storage would give it."""
+    _tell_once(
+        f"data is in the database from before {where} was set for it, and is not found: see "
+        f"{documentation}/storages.md#choose-a-bucket"
+    )
+
+
+def _tell_once(text: str) -> None:
+    if text not in _told:
         if len(_told) >= _MAX_TOLD:
             _told.clear()
-        _told.add(what)
-        log.error("data is missing: %s is not there, although the database names it", what)
+        _told.add(text)
+        log.error("%s", text)

@@ -24,10 +24,13 @@ from cubicweb_hasite.storages.errors import (
     StorageUnavailable,
     explained,
     tell_missing,
+    tell_unmoved,
     title,
 )
 
 _GUARDED = "_hasite_guarded"
+#: how long a key of S3 or a path is at most, in bytes
+MAX_KEY = 4096
 
 
 def is_bucket(storage: Storage) -> bool:
@@ -175,13 +178,29 @@ def part(storage: Storage, cnx: Connection, value: Any, start: int, stop: int) -
 @contextmanager
 def _telling(storage: Storage, cnx: Connection, value: Any) -> Iterator[str]:
     """Yield the path or the key that a value is; explain errors, and log once what is missing."""
-    key = os.fsdecode(cnx.repo.system_source.binary_to_str(value))
+    stored = os.fsencode(cnx.repo.system_source.binary_to_str(value))
+    key = _key(storage, stored)
     try:
         with explained(storage):
+            if key is None:
+                raise DataMissing(title(storage))
             yield key
     except DataMissing:
-        tell_missing(f"{key} of {title(storage)}")
+        if key is None:
+            tell_unmoved(title(storage))
+        else:
+            tell_missing(f"{key} of {title(storage)}")
         raise
+
+
+def _key(storage: Storage, stored: bytes) -> str | None:
+    """Return a path or a key, None if it is data, from before the storage was set."""
+    if len(stored) > MAX_KEY or b"\0" in stored:
+        return None
+    try:
+        return stored.decode() if is_bucket(storage) else os.fsdecode(stored)
+    except UnicodeDecodeError:
+        return None
 
 
 def _bucket_type() -> Any:

@@ -121,6 +121,9 @@ class RehearsalInstance:
             "CW_DB_EXTRA_ARGUMENTS": " ".join(extra),
             # it sends nothing to anybody
             "CW_HASITE_PURGE_URLS": "",
+            # nor does it change what a bucket has
+            "CW_HASITE_S3_BUCKET": "",
+            "AWS_S3_ENDPOINT_URL": "http://127.0.0.1:1",
             "CW_SMTP_HOST": "127.0.0.1",
             "CW_SMTP_PORT": "1",
         }

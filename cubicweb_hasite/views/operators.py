@@ -121,6 +121,8 @@ class OperatorsView(StartupView):
             state = tr("draining")
         elif told.reasons:
             state = tr("not ready")
+        elif told.degraded:
+            state = tr("degraded")
         else:
             state = tr("in service") if told.schema else "?"  # not known yet
         pool = f"{told.in_use} / {told.maximum}" if told.maximum else str(told.in_use)

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import boto3
 import requests
@@ -56,13 +57,24 @@ class ObjectStore(Server):
 
     def remove(self, key: str) -> None:
         """Remove an object."""
-        boto3.client(
+        self._client().delete_object(Bucket=self.bucket, Key=key)
+
+    def read(self, key: str) -> bytes:
+        """Return the data of an object."""
+        return self._client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Make an object, or give it other data."""
+        self._client().put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def _client(self) -> Any:
+        return boto3.client(
             "s3",
             endpoint_url=self.url,
             aws_access_key_id="site",
             aws_secret_access_key="site",
             region_name="us-east-1",
-        ).delete_object(Bucket=self.bucket, Key=key)
+        )
 
     def keys(self) -> list[str]:
         """Return the keys of all objects."""
