@@ -16,15 +16,18 @@ SIZE = 50 * 2**20
 THREADS = 4
 #: What a thread may take, in bytes, whatever the size of the file. SQLite, for trying things out,
 #: has no slices.
-MOST = 16 * 2**20 if backend.POSTGRES else 4 * SIZE
+MOST = 20 * 2**20 if backend.POSTGRES else 4 * SIZE
 
 _CREATE = f"""
 import hashlib, random
 from cubicweb import Binary
 data = random.Random(1).randbytes({SIZE})
-image = cnx.create_entity("File", data=Binary(data), data_name="a.png", data_format="image/png")
+small, large = (
+    cnx.create_entity("File", data=Binary(each), data_name="a.png", data_format="image/png").eid
+    for each in (data[:1000], data)
+)
 commit()
-print("said:", image.eid, hashlib.sha256(data).hexdigest())
+print("said:", small, large, hashlib.sha256(data).hexdigest())
 """
 
 
@@ -46,17 +49,23 @@ class Memory:
 
 
 @pytest.fixture(scope="module")
-def large(instance: Instance) -> tuple[str, str]:
-    """The URL of a large image, and the digest of its bytes."""
-    eid, digest = instance.shell(_CREATE).split("said: ")[1].split()[:2]
-    return f"file/{eid}/raw/a.png", digest
+def images(instance: Instance) -> tuple[str, str, str]:
+    """The URLs of a small and of a large image, and the digest of the bytes of the large one."""
+    small, large, digest = instance.shell(_CREATE).split("said: ")[1].split()[:3]
+    return f"file/{small}/raw/a.png", f"file/{large}/raw/a.png", digest
 
 
 @pytest.fixture
-def fresh(instance: Instance) -> Iterator[Process]:
-    """A process that has served no large file yet."""
+def large(images: tuple[str, str, str]) -> tuple[str, str]:
+    """The URL of the large image, and the digest of its bytes."""
+    return images[1:]
+
+
+@pytest.fixture
+def fresh(instance: Instance, images: tuple[str, str, str]) -> Iterator[Process]:
+    """A process that has served a small image, and no large one yet."""
     with instance.process() as process:
-        Visitor(process.url).get("file/1/raw/none.png")
+        assert Visitor(process.url).get(images[0]).status_code == 200
         yield process
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from cubicweb_hasite import names
 from cubicweb_hasite.deploy.site import Host, Listener, Site
@@ -14,6 +15,16 @@ _PROCESSES = {
     "PostgreSQL": "postgres",
     "Varnish": "varnishd|cache-main",
 }
+
+
+def expectations(site: Site, name: str, host: Host) -> dict[str, Any]:
+    """Return what the template of `hasite-check-host` needs to know, by its variables."""
+    return {
+        "ports": list(ports(site, name)),
+        "clocks": list(clocks(site, name, host)),
+        "site_names": site_names(site),
+        "site_addresses": site_addresses(site),
+    }
 
 
 def ports(site: Site, name: str) -> Iterator[dict[str, str]]:

@@ -108,10 +108,7 @@ class _Renderer:
             "name": name,
             "host": host,
             "rendered": rendered,
-            "ports": list(host_checks.ports(self.site, name)),
-            "clocks": list(host_checks.clocks(self.site, name, host)),
-            "site_names": host_checks.site_names(self.site),
-            "site_addresses": host_checks.site_addresses(self.site),
+            **host_checks.expectations(self.site, name, host),
         }
         yield (
             "usr/local/sbin/hasite-check-host",

@@ -19,10 +19,10 @@ from cubicweb_hasite.deploy.sections import (
     Role,
     Section,
     Squid,
-    Storage,
     Varnish,
     WebSite,
 )
+from cubicweb_hasite.deploy.storage import Storage
 from cubicweb_hasite.deploy.upgrade_sections import Check, PreProduction, Upgrade
 from cubicweb_hasite.deploy.values import HostName, Name
 

@@ -1,7 +1,6 @@
 """Read bytes of PostgreSQL by `COPY`, at a sixth of the cost of hexadecimal text.
 
-The format is described with the command:
-https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS-BINARY
+The format is that of PostgreSQL's documentation, "COPY", "Binary Format".
 """
 
 from collections.abc import Callable
@@ -52,10 +51,10 @@ class _Rows:
         self._take = take
 
     def write(self, message: bytes) -> None:
-        """Take a message of PostgreSQL's, which is a row: "always one per row".
+        """Take a message of PostgreSQL's, which is one row.
 
-        https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY. The first
-        begins with the header; the last is the end of the file.
+        The first begins with the header; the last is the end of the file. See "COPY Operations"
+        of "Message Flow" in PostgreSQL's documentation.
         """
         at = 0
         if message.startswith(_SIGNATURE):  # as a number of columns that would be too many
