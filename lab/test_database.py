@@ -104,14 +104,13 @@ def test_lost_primary(
 def test_no_database(site: Site, traffic: Traffic, results: Results) -> None:
     traffic.run(8)
     nodes = site.with_role("database")
+    monitor = site.lab["monitor"]
+    ask = "curl -sf --max-time 5 http://10.0.0.21:9081/readyz"
+    assert monitor.succeeds(ask)
     started = time.monotonic()
     for host in nodes:
         host.power_off()
-    instance = "http://10.0.0.21:9081/readyz"
-    monitor = site.lab["monitor"]
-    noticed = wait_until(
-        lambda: not monitor.succeeds(f"curl -sf --max-time 5 {instance}"), "a monitor says so"
-    )
+    noticed = wait_until(lambda: not monitor.succeeds(ask), "a monitor says so")
     noticed = time.monotonic() - started
     # what the caches hold, for visitors who have never come
     while time.monotonic() < started + 60:
