@@ -25,11 +25,17 @@ def process(instance: Instance) -> Iterator[Process]:
 
 
 def statements(request: Callable[[], object]) -> list[str]:
-    """Return what a request asks of the database, when it is made again."""
+    """Return what a request asks of the database, when it is made again.
+
+    The least of some times: threads of the process ask something now and then.
+    """
     request()
-    before = len(backend.postgresql().log)
-    request()
-    return _STATEMENT.findall(backend.postgresql().log[before:])
+    found = []
+    for _ in range(4):
+        before = len(backend.postgresql().log)
+        request()
+        found.append(_STATEMENT.findall(backend.postgresql().log[before:]))
+    return min(found, key=len)
 
 
 def test_downloads(process: Process) -> None:
