@@ -1,15 +1,14 @@
 """The memory of an instance while visitors download large files."""
 
 import hashlib
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import requests
 
 from measure import Row, Sample
 from servers.instance import Process
+from servers.memory import Memory
 from servers.visitor import Visitor
 from sites import OURS, Bench, create_file, image
 
@@ -76,15 +75,8 @@ def _peak(process: Process, url: str, digest: str, visitors: int) -> float:
                 received.update(chunk)
         return received.hexdigest()
 
-    directory = Path("/proc", str(process.pid))
-    (directory / "clear_refs").write_text("5")  # proc(5): the peak is what is taken now
-    before = _memory(directory, "VmRSS")
+    memory = Memory(process.pid)
     with ThreadPoolExecutor(visitors) as executor:
         if set(executor.map(download, range(visitors))) != {digest}:
             raise RuntimeError("a visitor did not get the file")
-    return _memory(directory, "VmHWM") - before
-
-
-def _memory(directory: Path, name: str) -> float:
-    status = (directory / "status").read_text()
-    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 1000
+    return memory.peak() / 1e6

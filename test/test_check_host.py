@@ -22,8 +22,9 @@ ENV = "/etc/hasite/secrets/mysite.env"
 SCRIPT = "usr/local/sbin/hasite-check-host"
 RIGHT = "all: nothing is missing or wrong"
 
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root becomes another user, as these scripts do"
+)
 
 
 def certificate(path: Path, name: str = "www.example.org", days: int = 90) -> None:
@@ -201,6 +202,25 @@ def test_files_of_another_host(tmp_path: Path) -> None:
     assert not any("'" in line and "is root's" in line for line in said(tmp_path / "out" / "db1"))
 
 
+def render_host(folder: Path, text: str) -> Path:
+    """Render a site with one host; return its folder, where the script looks for its files."""
+    (folder / "site.toml").write_text(text)
+    output.write(render.render(load.load(folder / "site.toml"), drawing=False), folder / "out")
+    host = folder / "out" / "all"
+    for path in (SCRIPT, "etc/hasite/mysite.env"):
+        content = (host / path).read_text()
+        (host / path).write_text(content.replace("/etc/hasite/", f"{host}/etc/hasite/"))
+    (host / "etc/hasite/secrets").mkdir()
+    return host
+
+
+def told(host: Path, about: str) -> str:
+    """Run the script of a host as it is; return its lines about something."""
+    result = subprocess.run([host / SCRIPT], capture_output=True, text=True)
+    assert "8d3ac1" not in result.stdout, "a secret"
+    return "\n".join(line for line in result.stdout.splitlines() if about in line)
+
+
 @needs_root
 def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> None:
     """It is tried as the instances do it."""
@@ -208,35 +228,27 @@ def test_password_of_the_database(postgresql: PostgreSQL, tmp_path: Path) -> Non
     text = site_file.read_text().replace("192.0.2.1", "127.0.0.1")
     text = text.replace("[postgresql]", f"[postgresql]\nport = {postgresql.port}")
     instances = f'[instances]\nuser = "root"\nvirtualenv = "{sys.prefix}"\n'
-    (tmp_path / "site.toml").write_text(f"{text}\n{instances}")
-    output.write(render.render(load.load(tmp_path / "site.toml"), drawing=False), tmp_path / "out")
-    host = tmp_path / "out" / "all"
-    for path in (SCRIPT, "etc/hasite/mysite.env"):
-        content = (host / path).read_text()
-        (host / path).write_text(content.replace("/etc/hasite/", f"{host}/etc/hasite/"))
+    host = render_host(tmp_path, f"{text}\n{instances}")
     pgpass = host / PGPASS[1:]
-    pgpass.parent.mkdir()
     postgresql.sql("CREATE DATABASE mysite", timeout=60)
     postgresql.create_user("mysite", "right")
-
-    def told() -> str:
-        result = subprocess.run([host / SCRIPT], capture_output=True, text=True)
-        return "\n".join(line for line in result.stdout.splitlines() if "database of" in line)
-
-    assert "no password supplied: write the password in " in told()
+    database = "database of"
+    assert "no password supplied: write the password in " in told(host, database)
     pgpass.touch(0o600)
     pgpass.write_text(f"*:{postgresql.port}:mysite:mysite:wrong\n")
-    assert 'password authentication failed for user "mysite": write the password of' in told()
+    assert 'password authentication failed for user "mysite": write the password of' in told(
+        host, database
+    )
     pgpass.write_text(f"*:{postgresql.port}:mysite:mysite:right\n")
-    assert told() == ""
+    assert told(host, database) == ""
     pgpass.chmod(0o644)
-    assert "no password supplied" in told()
+    assert "no password supplied" in told(host, database)
     environment = host / "etc/hasite/mysite.env"
     environment.write_text(environment.read_text() + "CW_DB_HOST=db.invalid\n")
-    assert told().endswith(": give the name its address in DNS or in /etc/hosts")
+    assert told(host, database).endswith(": give the name its address in DNS or in /etc/hosts")
     environment.write_text(environment.read_text().replace("CW_DB_HOST=db.invalid\n", ""))
     postgresql.stop()
-    assert told().endswith(": is it up? chapter 4 of the runbook")
+    assert told(host, database).endswith(": is it up? chapter 4 of the runbook")
 
 
 def test_key_to_the_bucket(server_directory: Callable[[str], Path], tmp_path: Path) -> None:
@@ -245,31 +257,19 @@ def test_key_to_the_bucket(server_directory: Callable[[str], Path], tmp_path: Pa
     with ObjectStore(server_directory("objects")) as store:
         storage = f'[storage]\nbucket = "{store.bucket}"\nendpoint = "{store.url}"\n'
         instances = f'[instances]\nvirtualenv = "{sys.prefix}"\n'
-        (tmp_path / "site.toml").write_text(f"{site_file.read_text()}\n{storage}{instances}")
-        rendering = render.render(load.load(tmp_path / "site.toml"), drawing=False)
-        output.write(rendering, tmp_path / "out")
-        host = tmp_path / "out" / "all"
-        for path in (SCRIPT, "etc/hasite/mysite.env"):
-            content = (host / path).read_text()
-            (host / path).write_text(content.replace("/etc/hasite/", f"{host}/etc/hasite/"))
-        secrets = host / ENV[1:]
-        secrets.parent.mkdir()
-
-        def told() -> str:
-            result = subprocess.run([host / SCRIPT], capture_output=True, text=True)
-            assert "8d3ac1" not in result.stdout
-            lines = result.stdout.splitlines()
-            return "\n".join(line for line in lines if line.startswith("the bucket"))
-
+        host = render_host(tmp_path, f"{site_file.read_text()}\n{storage}{instances}")
+        secrets, bucket = host / ENV[1:], "the bucket"
         secrets.write_text("AWS_ACCESS_KEY_ID=site\nAWS_SECRET_ACCESS_KEY=8d3ac1\n")
-        assert told() == ""
+        assert told(host, bucket) == ""
         store.refuse(refuses=True)
-        assert "(InvalidAccessKeyId)" in told()
+        assert "(InvalidAccessKeyId)" in told(host, bucket)
         store.refuse(refuses=False)
         store.reset()
-        assert "NoSuchBucket" in told()
-        assert told().endswith(": make it, or correct storage.bucket in the site file")
-    assert ": is the object store up, and storage.endpoint in the site file right?" in told()
+        assert "NoSuchBucket" in told(host, bucket)
+        assert told(host, bucket).endswith(": make it, or correct storage.bucket in the site file")
+    assert ": is the object store up, and storage.endpoint in the site file right?" in told(
+        host, bucket
+    )
 
 
 @needs_root

@@ -14,7 +14,9 @@ from servers.support import find_program, wait_until
 
 from cubicweb_hasite.deploy import load, output, render
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root sees who has a port, and mounts another /etc/hosts"
+)
 
 #: the host has the address 10.0.0.21; those of the site's other hosts are here too
 _START = """

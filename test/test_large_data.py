@@ -15,7 +15,7 @@ from servers.link import Link
 from servers.support import wait_until
 from servers.visitor import Visitor
 
-pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite is for trying things out")
+pytestmark = pytest.mark.skipif(not backend.POSTGRES, reason="SQLite has no COPY")
 
 SIZE = 50_000_000
 #: what else comes from the database with each request, in bytes

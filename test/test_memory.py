@@ -1,14 +1,13 @@
 """Large files, one and many at a time: what they take of the memory of the process."""
 
 import hashlib
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import backend
 import pytest
 from servers.instance import Instance, Process
+from servers.memory import Memory
 from servers.visitor import Visitor
 
 SIZE = 50 * 2**20
@@ -29,23 +28,6 @@ small, large = (
 commit()
 print("said:", small, large, hashlib.sha256(data).hexdigest())
 """
-
-
-class Memory:
-    """How much memory a process has taken since this was made, at most, in bytes."""
-
-    def __init__(self, pid: int) -> None:
-        self._directory = Path("/proc", str(pid))
-        # proc(5): resets the peak to what is taken now
-        (self._directory / "clear_refs").write_text("5")
-        self._before = self._read("VmRSS")
-
-    def peak(self) -> int:
-        return self._read("VmHWM") - self._before
-
-    def _read(self, name: str) -> int:
-        status = (self._directory / "status").read_text()
-        return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024
 
 
 @pytest.fixture(scope="module")

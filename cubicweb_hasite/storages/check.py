@@ -47,10 +47,11 @@ def start(repo: Repository, query: Callable[[Repository, str], list[tuple[Any, .
             continue
         unknown = f"{title(storage)} has not answered yet"
         state = found[title(storage)] = Found(unknown, time.monotonic())
-        # no more than a key has: the row may hold data, from before the storage was set
+        # enough to see a key, or data from before the storage was set, which may be large
+        column = f"{SQL_PREFIX}{attribute}"
         sql = (
-            f"SELECT substr({SQL_PREFIX}{attribute}, 1, {guard.MAX_KEY}) FROM {SQL_PREFIX}{etype} "
-            f"WHERE {SQL_PREFIX}{attribute} IS NOT NULL LIMIT 1"
+            f"SELECT substr({column}, 1, {guard.MAX_KEY + 1}) FROM {SQL_PREFIX}{etype} "
+            f"WHERE {column} IS NOT NULL LIMIT 1"
         )
         threading.Thread(
             target=_watch,
@@ -68,7 +69,8 @@ def _watch(
     while True:
         try:
             if rows := ask():
-                key = _key(repo.system_source.binary_to_str(rows[0][0]))
+                stored = repo.system_source.binary_to_str(rows[0][0])
+                key = guard.key_of(storage, os.fsencode(stored))
         except Exception:  # the monitors of the database tell
             log.debug("no object of %s is known", title(storage))
         reason = ""
@@ -85,14 +87,6 @@ def _watch(
             )
         state.reason, state.looked = reason, time.monotonic()
         time.sleep(_AGAIN if reason else INTERVAL)
-
-
-def _key(value: str | bytes) -> str | None:
-    """Return the key that a value is, None if it is data, from before the storage was set."""
-    try:
-        return os.fsencode(value).decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def look(storage: Storage, key: str | None) -> None:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from cubicweb import Binary
@@ -18,7 +17,7 @@ from cubicweb.server.sources.storages import (
     set_attribute_storage,
 )
 
-from cubicweb_hasite.storages import spool
+from cubicweb_hasite.storages import files
 from cubicweb_hasite.storages.errors import (
     DataMissing,
     StorageUnavailable,
@@ -134,11 +133,7 @@ def size(storage: Storage, cnx: Connection, value: Any) -> int:
     :raises StorageUnavailable: as :func:`read`, which has the other errors too.
     """
     with _telling(storage, cnx, value) as key:
-        if is_bucket(storage):
-            from cubicweb_hasite.storages import bucket
-
-            return bucket.size(storage, cnx, key)
-        return Path(key).stat().st_size
+        return _reader(storage).size(storage, cnx, key)
 
 
 def whole(storage: Storage, cnx: Connection, value: Any) -> tuple[int, bytes | BinaryIO]:
@@ -147,39 +142,29 @@ def whole(storage: Storage, cnx: Connection, value: Any) -> tuple[int, bytes | B
     Few are in memory, many a file that is open at their beginning.
     """
     with _telling(storage, cnx, value) as key:
-        if is_bucket(storage):
-            from cubicweb_hasite.storages import bucket
-
-            return bucket.whole(storage, cnx, key)
-        file = open(key, "rb")  # noqa: SIM115
-        length = os.fstat(file.fileno()).st_size
-        if length > spool.IN_MEMORY:  # sent as it is
-            return length, file
-        with file:
-            return length, file.read()
+        return _reader(storage).whole(storage, cnx, key)
 
 
 def part(storage: Storage, cnx: Connection, value: Any, start: int, stop: int) -> bytes | BinaryIO:
     """Return bytes from `start` up to and not including `stop`; see :func:`whole`."""
     with _telling(storage, cnx, value) as key:
-        if is_bucket(storage):
-            from cubicweb_hasite.storages import bucket
+        return _reader(storage).part(storage, cnx, key, start, stop)
 
-            return bucket.part(storage, cnx, key, start, stop)
-        sink = spool.Spool(stop - start)
-        with open(key, "rb") as file:
-            file.seek(start)
-            # not the file itself, of which servers such as uWSGI would send all
-            while block := file.read(min(spool.SLICE, stop - start - sink.tell())):
-                sink.write(block)
-        return sink.end()
+
+def _reader(storage: Storage) -> Any:
+    """Return the module that reads of a storage of which parts can be read."""
+    if is_bucket(storage):
+        from cubicweb_hasite.storages import bucket
+
+        return bucket
+    return files
 
 
 @contextmanager
 def _telling(storage: Storage, cnx: Connection, value: Any) -> Iterator[str]:
     """Yield the path or the key that a value is; explain errors, and log once what is missing."""
     stored = os.fsencode(cnx.repo.system_source.binary_to_str(value))
-    key = _key(storage, stored)
+    key = key_of(storage, stored)
     try:
         with explained(storage):
             if key is None:
@@ -193,8 +178,11 @@ def _telling(storage: Storage, cnx: Connection, value: Any) -> Iterator[str]:
         raise
 
 
-def _key(storage: Storage, stored: bytes) -> str | None:
-    """Return a path or a key, None if it is data, from before the storage was set."""
+def key_of(storage: Storage, stored: bytes) -> str | None:
+    """Return the path or the key that the database has in the place of bytes.
+
+    None if it is data, from before the storage was set.
+    """
     if len(stored) > MAX_KEY or b"\0" in stored:
         return None
     try:
