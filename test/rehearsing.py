@@ -1,6 +1,5 @@
 """A production of the test cube `hasite_news`, and what rehearses its upgrade."""
 
-import itertools
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from servers.instance import Instance
 from servers.postgresql import Database, PostgreSQL
-from servers.rendered import free_port_pairs
+from servers.support import consecutive_ports
 
 HERE = Path(__file__).parent
 CUBE = "hasite_news"
@@ -208,15 +207,6 @@ port = {instances}
 {preproduction}"""
 
 
-def four_ports() -> int:
-    """Return the first of four ports that follow each other, on which nothing listens."""
-    while True:
-        pairs = sorted(free_port_pairs(500))
-        for first, second in itertools.pairwise(pairs):
-            if second == first + 2:
-                return first
-
-
 class SiteFolder:
     """The folder of a site file, from which an upgrade is rehearsed.
 
@@ -247,7 +237,7 @@ class SiteFolder:
         python.chmod(0o755)
         other = production.other
         #: the first of the ports of the instances that are tried
-        self.port = four_ports()
+        self.port = consecutive_ports(4)
         self.site = folder / "site.toml"
         self.site.write_text(
             _SITE.format(

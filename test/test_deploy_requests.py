@@ -27,9 +27,8 @@ from servers.rendered import (
     RenderedInstance,
     RenderedSquid,
     RenderedVarnish,
-    free_port_pairs,
 )
-from servers.support import wait_until
+from servers.support import consecutive_ports, wait_until
 from servers.visitor import Visitor
 
 from cubicweb_hasite.deploy import limits, load, output, render
@@ -192,7 +191,7 @@ def host(
     kinds = ("cache", "apache", "instance", "management")
     names = [f"{site}_{kind}" for site in ("one", "two") for kind in kinds]
     names += ["http", "https", "statistics", "manager", "status"]
-    ports = dict(zip(names, free_port_pairs(len(names)), strict=True))
+    ports = {name: consecutive_ports(2) for name in names}
     text = SITE.format(
         **ports,
         cache=cache,

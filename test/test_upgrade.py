@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from rehearsing import CUBE, LAYER, NEW, Production, cube, four_ports, wheel, with_migration
+from rehearsing import CUBE, LAYER, NEW, Production, cube, wheel, with_migration
 from servers.load import Load
 from servers.rendered import RenderedSite, site_file
-from servers.support import wait_until
+from servers.support import consecutive_ports, wait_until
 from test_documentation import command_blocks
 
 from cubicweb_hasite.deploy import load, output, render
@@ -107,7 +107,7 @@ class Site:
                 other=production.other.port,
                 virtualenv=production.virtualenv,
                 python="python3" if FRESH else folder / "bin" / "python3",
-                instances=four_ports(),
+                instances=consecutive_ports(4),
             ),
         )
         (folder / "site.toml").write_text(text)

@@ -4,11 +4,8 @@ Each program's own options say where it finds them and where it writes; ports ar
 site file.
 """
 
-import contextlib
-import random
 import re
 import shlex
-import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +15,15 @@ import requests
 from cubicweb_hasite.deploy import load, output, render
 from servers import haproxy
 from servers.instance import Instance
-from servers.support import Server, ServerProcess, find_program, give, listens, system_user
+from servers.support import (
+    Server,
+    ServerProcess,
+    consecutive_ports,
+    find_program,
+    give,
+    listens,
+    system_user,
+)
 
 _SITE = """\
 [hosts.all]
@@ -87,7 +92,7 @@ def site_file(
         "instance",
         "management",
     )
-    ports = dict(zip(names, free_port_pairs(len(names)), strict=True))
+    ports = {name: consecutive_ports(2) for name in names}
     section = f"[apache]\nstatus_port = {ports['status']}" if apache else ""
     text = _SITE.format(
         name=name,
@@ -101,21 +106,6 @@ def site_file(
         **ports,
     )
     return text, ports
-
-
-def free_port_pairs(count: int) -> list[int]:
-    """Return TCP ports of 127.0.0.1 on which nothing listens, nor on the one after each.
-
-    They are not of those that the system gives to clients, who could take one meanwhile.
-    """
-    pairs: set[int] = set()
-    while len(pairs) < count:
-        port = random.randrange(10_000, 30_000, 2)
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
-            pairs.add(port)
-    return list(pairs)
 
 
 class RenderedInstance(ServerProcess, Server):

@@ -10,15 +10,47 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Self
 
+#: how many ports a process has to itself
+_PORTS = 200
+
+
+@cache
+def _own_ports() -> tuple[socket.socket, Iterator[int]]:
+    """Return ports that other processes which run tests are not given, and what reserves them.
+
+    They are below those that Linux gives to clients (ip_local_port_range).
+    """
+    for first in range(20_000, 32_000, _PORTS):
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            # an abstract name: it is known to all users of the network, and ends with the process
+            reservation.bind(f"\0hasite-ports-{first}")
+        except OSError:
+            reservation.close()
+        else:
+            return reservation, cycle(range(first, first + _PORTS))
+    raise RuntimeError("too many tests run on this machine")
+
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Return a TCP port of 127.0.0.1 on which nothing listens, and which nobody else is given."""
+    for port in _own_ports()[1]:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def consecutive_ports(count: int) -> int:
+    """Return the first of some ports that follow each other, each as :func:`free_port` does."""
+    while True:
+        ports = [free_port() for _ in range(count)]
+        if ports[-1] == ports[0] + count - 1:
+            return ports[0]
 
 
 def listens(port: int) -> bool:
