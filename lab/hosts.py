@@ -153,6 +153,7 @@ class Host:
                 text=True,
                 errors="replace",
                 timeout=timeout,
+                start_new_session=True,  # passwords are not asked for at a terminal
             )
         except subprocess.TimeoutExpired as error:
             raise Failed(f"{self.name}: {script}: no end after {timeout:g} s") from error
@@ -188,11 +189,6 @@ class Host:
             f"cat > {path}",
             stdin=text,
         )
-
-    def install(self, folder: Path) -> None:
-        """Copy rendered files to their places, as step 2 of chapter 1 of the runbook does."""
-        as_root = ("--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX")
-        self.receive("/", ["tar", "-C", folder, *as_root, "-c", "."])
 
     def receive(self, folder: str, command: list[str | Path]) -> None:
         """Extract in a folder of the host the archive that a command of this machine writes."""

@@ -1,6 +1,4 @@
-"""Install the example site on the lab's hosts, as its runbook says, with the files that
-`hasite-render` wrote.
-"""
+"""The example site on the lab's hosts, installed by its runbook."""
 
 import re
 import secrets
@@ -13,11 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
+import paper
 from hosts import CHECKOUT, Host, Lab
+from paper import Operator
 from servers.support import wait_until
 
 #: address of the client host, and of the visitors that it stands for
 _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]
+#: address of the administrator's machine
+_ADMIN = "10.0.0.99/24"
+#: the certificate of the site with its key, as the balancers' operator has it
+_CERTIFICATE = "/root/certificate.pem"
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
 #: packages of Python that the hosts' pip finds
 _WHEELS = CHECKOUT / "var" / "hosts" / "wheels"
@@ -62,6 +66,7 @@ class Site:
         for name, host in model["hosts"].items():
             [packages] = re.findall(rf"(?m)^ *- {name}: `(apt-get install .*)`$", self.runbook)
             lab.add(name, f"{host['address']}/24", packages=packages)
+        lab.add("admin", _ADMIN, packages="apt-get install --no-install-recommends openssh-client")
         lab.add("client", *_CLIENTS, packages="apt-get install --no-install-recommends curl")
 
     @classmethod
@@ -90,13 +95,22 @@ class Site:
         """The runbook."""
         return (self.lab.folder / "out" / "runbook.md").read_text()
 
-    def commands(self, chapter: int, host: str) -> str:
-        """Return the block of commands of a chapter of the runbook that is for a host."""
-        text = re.search(rf"(?ms)^## {chapter}\..*?(?=^## |\Z)", self.runbook)[0]
-        block = re.search(rf"(?ms)On {host}:\n\n *```\n(.*?)^ *```$", text)[1]
-        return "\n".join(line.strip() for line in block.splitlines())
+    @cached_property
+    def operator(self) -> Operator:
+        """Who carries out the runbook, on this site."""
+        words = {
+            "PASSWORD": self._password,
+            "CERTIFICATE_AND_KEY": _CERTIFICATE,
+            "YOUR_PACKAGES": "cubicweb-file",
+            "YOUR_CUBES": "file",
+        }
+        return Operator(self.lab.hosts, self._wait_for_primary, words, 2 * f"{self._password}\n")
 
-    # -- the installation, by the steps of chapter 1 of the runbook
+    def _wait_for_primary(self) -> Host:
+        wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
+        return self.primary()
+
+    # -- the installation
 
     def install(self, say: Callable[[str], None] = print) -> None:
         """Bring the site up; return when all its instances are in service.
@@ -107,117 +121,37 @@ class Site:
         make_wheels()
         say("hosts")
         with ThreadPoolExecutor(4) as executor:
-            list(executor.map(self._install_host, self.lab.hosts.values()))
-            say("database nodes, certificates, configuration of the instances")
-            database = executor.submit(self._start_database)
-            for host in self.with_role("balancer"):
-                executor.submit(self._start_balancer, host).result()
-            web = list(executor.map(self._prepare_web, self.with_role("web")))
-            del web
-            self._create_instance()
-            database.result()
-        say("the instance's database")
+            list(executor.map(Host.boot, self.lab.hosts.values()))
+        self._prepare()
+        for block in paper.blocks(self.runbook, 1):
+            say(block.before[-70:])
+            self.operator.carry_out(block)
+        say("users and pictures")
         self._fill_database()
-        say("web servers")
-        with ThreadPoolExecutor(4) as executor:
-            list(executor.map(self._start_web, self.with_role("web")))
-        for host in self.with_role("monitoring"):
-            host.run("systemctl restart prometheus; systemctl restart nagios4")
         say("all instances in service")
         self.wait_until_well()
 
-    def _install_host(self, host: Host) -> None:
-        host.boot()
-        folder = self.lab.folder / "out" / host.name
-        if folder.is_dir():
-            host.install(folder)
-            host.run("systemctl daemon-reload; systemctl restart 'prometheus-*-exporter.service'")
-        if host in self.with_role("web"):
-            host.run("useradd --system --home-dir /var/lib/cubicweb cubicweb")
-
-    def _start_database(self) -> None:
-        password = self._password
-        nodes = self.with_role("database")
-        for host in nodes:
-            words = ("SUPERUSER", "REPLICATION", "REWIND")
-            text = "".join(f"PATRONI_{word}_PASSWORD={password}\n" for word in words)
-            host.write("/etc/patroni_env.conf", text, mode="600")
-        with ThreadPoolExecutor(4) as executor:  # each waits for the others
-            list(executor.map(lambda h: h.run("systemctl restart etcd"), nodes))
-        for host in nodes:
-            host.run("systemctl disable postgresql; systemctl stop postgresql@15-main")
-            host.run("systemctl enable --now patroni")
-        wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
-        primary = self.primary()
-        primary.run(
-            "cd /; su postgres -c 'psql -q'\n"
-            "su postgres -c 'createdb --owner mysite --encoding UTF8 --template template0 mysite'",
-            stdin=f"CREATE USER mysite PASSWORD '{password}';"
-            "CREATE USER prometheus; GRANT pg_monitor TO prometheus;",
-        )
-        for host in nodes:
-            host.run("systemctl enable --now hasite-backup.timer")
-        wait_until(lambda: self.standbys() == len(nodes) - 1, "standbys", timeout=180)
-
-    def _start_balancer(self, host: Host) -> None:
-        host.write("/etc/haproxy/certs/www.example.org.pem", self._certificate, mode="600")
-        host.run("systemctl enable haproxy; systemctl restart haproxy")
-        host.run("systemctl enable keepalived; systemctl restart keepalived")
-
-    def _prepare_web(self, host: Host) -> None:
-        host.write(
-            "/etc/hasite/secrets/mysite.pgpass",
-            f"*:5432:mysite:mysite:{self._password}\n",
-            mode="600",
-            owner="cubicweb",
-        )
-        # options of this site: visitors who are not logged in, and no mail
-        host.write(
-            "/etc/hasite/secrets/mysite.env",
-            "CW_ANONYMOUS_USER=anon\nCW_ANONYMOUS_PASSWORD=anon\n"
-            "CW_SMTP_HOST=127.0.0.1\nCW_SMTP_PORT=1\n",
-            mode="600",
-        )
-        host.run(
-            "install -d -o cubicweb /etc/cubicweb.d /var/lib/cubicweb /var/log/cubicweb\n"
-            "ln -s /opt/cubicweb-1 /opt/cubicweb"
-        )
-        self.make_environment(host, 1)
-
-    def make_environment(self, host: Host, number: int) -> None:
-        """Make an environment of Python on a web server, beside the running one."""
-        folder = f"/opt/cubicweb-{number}"
-        host.run(
-            f"python3 -m venv {folder}\n"
-            f"{folder}/bin/pip install -q 'cubicweb-hasite[metrics,web]' gunicorn psycopg2-binary",
-            timeout=600,
-        )
-
-    def _create_instance(self) -> None:
-        first, *others = self.with_role("web")
-        first.run("mysite-ctl create --automatic --no-db-create hasite,file mysite")
-        # the pages are those of cubicweb-web
-        first.run("sed -i '/rest_api.include_html/d' /etc/cubicweb.d/mysite/pyramid.ini")
-        for host in others:
-            configuration = first.command("tar", "--create", "--directory=/etc/cubicweb.d", ".")
-            host.receive("/etc/cubicweb.d", configuration)
+    def _prepare(self) -> None:
+        """Give the administrator what the runbook starts from: files, SSH, a certificate."""
+        admin = self.lab["admin"]
+        admin.run(f"install -d -m 700 {paper.FOLDER} /root/.ssh")
+        admin.receive(paper.FOLDER, ["tar", "-C", self.lab.folder / "out", "-c", "."])
+        admin.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
+        admin.write("/root/.ssh/config", "StrictHostKeyChecking accept-new\n")
+        key = admin.run("cat /root/.ssh/id_ed25519.pub")
+        for name in self._model["hosts"]:
+            self.lab[name].write("/root/.ssh/authorized_keys", key)
+        for host in self.with_role("balancer"):
+            host.write(_CERTIFICATE, self._certificate, mode="600")
 
     def _fill_database(self) -> None:
-        first = self.with_role("web")[0]
-        first.run("mysite-ctl db-create --automatic --create-db=n mysite", timeout=300)
-        said = first.run("mysite-ctl shell mysite /usr/local/share/hasite/check_storage.py")
-        assert "All data is in the database." in said, said
         script = _PICTURES.format(
             pictures=self.pictures, visitors=self.visitors, password=self._password
         )
+        first = self.with_role("web")[0]
         first.write("/tmp/pictures.py", script)
         said = first.run("mysite-ctl shell mysite /tmp/pictures.py")
         assert "Traceback" not in said, said
-
-    def _start_web(self, host: Host) -> None:
-        host.run("systemctl enable apache2; systemctl restart apache2")
-        host.run("systemctl enable squid; systemctl restart squid")
-        host.run("systemctl enable --now cubicweb-mysite@1 cubicweb-mysite@2")
 
     @cached_property
     def _password(self) -> str:

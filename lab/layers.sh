@@ -23,7 +23,7 @@ fail() {
 host='
 echo "APT::Get::Assume-Yes true;" >/etc/apt/apt.conf.d/99yes
 apt-get update
-apt-get install --no-install-recommends systemd-sysv dbus iproute2 procps libfaketime
+apt-get install --no-install-recommends systemd-sysv dbus iproute2 procps openssh-server libfaketime
 systemctl enable systemd-networkd
 rm -f /etc/machine-id /var/lib/dbus/machine-id
 '

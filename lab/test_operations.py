@@ -3,6 +3,7 @@
 import re
 import time
 
+import paper
 import pytest
 from installation import Site
 from results import Results, Row
@@ -13,14 +14,15 @@ from traffic import Traffic, good, lost_writes
 @pytest.mark.long
 def test_rolling_restart(site: Site, traffic: Traffic, results: Results) -> None:
     """Step 3 of chapter 2, to another environment with the same versions."""
-    for host in site.with_role("web"):
-        site.make_environment(host, 2)
+    blocks = {block.before: block for block in paper.blocks(site.runbook, 2)}
+    [environment] = [block for block in blocks.values() if "-m venv" in block.text]
+    site.operator.carry_out(environment)
     traffic.run(3)
     for host in site.with_role("web"):
-        commands = site.commands(2, host.name)
-        assert commands.count("hasite-drain") == 2
-        assert commands.count("systemctl restart") == 2
-        host.run(commands, timeout=300)
+        block = blocks[f"On {host.name}:"]
+        assert block.text.count("hasite-drain") == 2
+        assert block.text.count("systemctl restart") == 2
+        site.operator.carry_out(block)
         site.wait_until_well()
     traffic.run(5)
     report = traffic.report()

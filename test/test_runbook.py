@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,24 @@ def test_blocks_are_shell(path: Path) -> None:
             assert block.split("\n")[0].strip() == "cd /", block
     # the unit `postgresql` neither waits for its cluster nor tells that it has failed
     assert not re.search(r"systemctl (re)?(start|stop) postgresql(?!@)", text)
+
+
+@pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
+def test_each_block_says_where(path: Path) -> None:
+    """The words before it name hosts of the site, so that the lab can carry it out."""
+    hosts = tomllib.loads(path.read_text())["hosts"]
+    text = runbook(path)
+    for number in (1, 2):
+        paragraph = r"([^\n]*(?:\n(?! *\n)[^\n]*)*)"
+        words = re.findall(paragraph + r"\n *\n *```\n(?s:.*?)\n *```\n", chapter(text, number))
+        assert words
+        for before in words:
+            before = " ".join(before.split())
+            if "`admin$`" in before or before == "then write in it:":
+                continue
+            found = re.search(r"[Oo]n ([\w, -]+?)(, one after the other)?:$", before)
+            assert found, before
+            assert set(found[1].split(", ")) <= {*hosts, "the leader"}, before
 
 
 def test_is_the_site_well(example: str, tmp_path: Path) -> None:

@@ -277,12 +277,14 @@ def test_healing(site: WithoutWeb, client: Client, visitor: Client) -> None:
     """Lost connections are replaced; while there are none, the answer is 503."""
     eid = client.create(RED)
     server, name = backend.postgresql(), site.database.name
-    lose = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    server.sql(lose)
+    # returns when they have ended
+    terminate = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    lose = f"{terminate} WHERE datname = '{name}'"
+    server.sql(lose, timeout=10)
     assert visitor.get(f"/{eid}").status_code == 200
     server.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     try:
-        server.sql(lose)
+        server.sql(lose, timeout=10)
         response = visitor.get(f"/{eid}")
         assert response.status_code == 503
         assert response.headers["Retry-After"] == "1"
