@@ -84,7 +84,7 @@ container:
 
 .PHONY: lab lab-down lab-test
 
-# The example site on nine hosts, which systemd boots on this machine: see docs/lab.md
+# The example site on ten hosts, which systemd boots on this machine: see docs/lab.md
 lab:
 	@$(ROOT_ALONE)
 	@tools/setup lab
