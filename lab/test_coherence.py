@@ -7,7 +7,6 @@ import pytest
 from installation import Site
 from results import Results, Row
 from servers.support import wait_until
-from test_database import kill
 from traffic import Report
 
 pytestmark = pytest.mark.long
@@ -38,7 +37,7 @@ print("known", time.time())
 
 _CHANGE = """\
 import time
-cnx.execute('''{query}''')
+cnx.execute({query!r})
 commit()
 print("committed", time.time())
 """
@@ -67,8 +66,9 @@ def changed(site: Site, query: str, path: str, expected: str) -> float:
 
 def test_after_failover(site: Site, results: Results) -> None:
     primary = site.primary()
-    kill(primary)
+    primary.power_off()
     wait_until(lambda: site.primary() not in (None, primary), "another primary", timeout=60)
+    primary.boot()
     site.wait_until_well()
     image = f"file/{site.images('picture')[0]}/raw/picture.jpg"
     times = {}
