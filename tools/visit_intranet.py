@@ -13,7 +13,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import lxml.html
 import requests
@@ -104,23 +105,35 @@ def answers(instance: Instance) -> Answers:
     with instance.process() as process:
         found: Answers = {}
         for who in ("anonymous", "user", "admin"):
-            visitor = Visitor(process.url)
-            if who != "anonymous":
-                visitor.login(who, who)
-            for what, response in _visits(visitor, made):
+            for what, response in _visits(partial(_new_visitor, process.url, who), made):
                 found[f"{who} {what}"] = _summary(response, process.url)
         log = process.log.count("Traceback")
     print(f"{instance.cubes}: {len(found)} answers, {log} tracebacks in its log")
     return found
 
 
-def _visits(visitor: Visitor, made: dict[str, int]) -> Iterator[tuple[str, requests.Response]]:
-    """Yield what a visitor does, and the answer."""
+def _new_visitor(url: str, who: str) -> Visitor:
+    visitor = Visitor(url)
+    if who != "anonymous":
+        visitor.login(who, who)
+    return visitor
+
+
+def _visits(
+    new_visitor: Callable[[], Visitor], made: dict[str, int]
+) -> Iterator[tuple[str, requests.Response]]:
+    """Yield what a visitor does, and the answer.
+
+    The visitor logs in again and again: without the cube a session takes some twenty forms, and
+    the answer to all others is 500.
+    """
     etypes = {"text": "file"}
+    visitor = new_visitor()
     for page in _PAGES:
         yield f"GET {page}", visitor.get(page)
     for name, eid in made.items():
         etype = etypes.get(name, name)
+        visitor = new_visitor()
         yield f"GET {etype}", visitor.get(etype)
         yield f"GET add/{etype}", visitor.get(f"add/{etype}")
         for view in _VIEWS:
@@ -137,6 +150,7 @@ def _visits(visitor: Visitor, made: dict[str, int]) -> Iterator[tuple[str, reque
         yield f"RQL {query}", visitor.request("POST", "api/v1/rql", json=body, headers=_API)
     for name in ("file", "text", "card", "blogentry", "link", "folder", "task"):
         etype, eid = etypes.get(name, name), made[name]
+        visitor = new_visitor()
         for controller in ("edit", "validateform"):
             files = {"data": ("b.png", _PICTURE, "image/png")} if name == "file" else {}
             field = "name" if name == "folder" else "title"
@@ -157,8 +171,9 @@ def _visits(visitor: Visitor, made: dict[str, int]) -> Iterator[tuple[str, reque
     yield "GET file after edits", visitor.get(f"file/{made['file']}/raw/b.png")
 
 
-#: what each form says of the cubes, for reports of errors; but for numbers, see _plain
-_FOOTER = ("N.N.N", "Cube hasite version:")
+#: lines that are not compared: what each form says of the cubes, for reports of errors, but for
+#: numbers, see _plain; and the link to the page for operators, which managers have
+_NOT_COMPARED = ("N.N.N", "Cube hasite version:", "State of the site")
 _API = {"X-Client-Name": "visits"}
 
 
@@ -178,7 +193,9 @@ def _summary(response: requests.Response, url: str) -> tuple[str, list[str]]:
     # sorted, because CubicWeb lists some things in another order each time
     lines = sorted(filter(None, (_plain(line.strip()) for line in text.splitlines())))
     start = f"{response.status_code} {kind.replace('; ', ';')}"
-    return " ".join([start, _plain(leads)]).strip(), [one for one in lines if one not in _FOOTER]
+    return " ".join([start, _plain(leads)]).strip(), [
+        one for one in lines if one not in _NOT_COMPARED
+    ]
 
 
 def _plain(text: str) -> str:
