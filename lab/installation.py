@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-import paper
+import administrator
+from administrator import Administrator
 from hosts import CHECKOUT, Host, Lab
-from paper import Operator
+from servers import runbook
 from servers.support import wait_until
 
 #: address of the client host, and of the visitors that it stands for
@@ -21,7 +22,7 @@ _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]
 #: address of the administrator's machine
 _ADMIN = "10.0.0.99/24"
 #: the certificate of the site with its key, as the balancers' operator has it
-_CERTIFICATE = "/root/certificate.pem"
+_CERTIFICATE_AND_KEY = "/root/certificate.pem"
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
 #: packages of Python that the hosts' pip finds
 _WHEELS = CHECKOUT / "var" / "hosts" / "wheels"
@@ -96,15 +97,16 @@ class Site:
         return (self.lab.folder / "out" / "runbook.md").read_text()
 
     @cached_property
-    def operator(self) -> Operator:
+    def administrator(self) -> Administrator:
         """Who carries out the runbook, on this site."""
         words = {
             "PASSWORD": self._password,
-            "CERTIFICATE_AND_KEY": _CERTIFICATE,
+            "CERTIFICATE_AND_KEY": _CERTIFICATE_AND_KEY,
             "YOUR_PACKAGES": "cubicweb-file",
             "YOUR_CUBES": "file",
         }
-        return Operator(self.lab.hosts, self._wait_for_primary, words, 2 * f"{self._password}\n")
+        typed = 2 * f"{self._password}\n"
+        return Administrator(self.lab.hosts, self._wait_for_primary, words, typed)
 
     def _wait_for_primary(self) -> Host:
         wait_until(lambda: self.primary() is not None, "primary of the database", timeout=180)
@@ -123,9 +125,9 @@ class Site:
         with ThreadPoolExecutor(4) as executor:
             list(executor.map(Host.boot, self.lab.hosts.values()))
         self._prepare()
-        for block in paper.blocks(self.runbook, 1):
+        for block in runbook.blocks(self.runbook, 1):
             say(block.before[-70:])
-            self.operator.carry_out(block)
+            self.administrator.carry_out(block)
         say("users and pictures")
         self._fill_database()
         say("all instances in service")
@@ -134,15 +136,15 @@ class Site:
     def _prepare(self) -> None:
         """Give the administrator what the runbook starts from: files, SSH, a certificate."""
         admin = self.lab["admin"]
-        admin.run(f"install -d -m 700 {paper.FOLDER} /root/.ssh")
-        admin.receive(paper.FOLDER, ["tar", "-C", self.lab.folder / "out", "-c", "."])
+        admin.run(f"install -d -m 700 {administrator.FOLDER} /root/.ssh")
+        admin.receive(administrator.FOLDER, ["tar", "-C", self.lab.folder / "out", "-c", "."])
         admin.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
         admin.write("/root/.ssh/config", "StrictHostKeyChecking accept-new\n")
         key = admin.run("cat /root/.ssh/id_ed25519.pub")
         for name in self._model["hosts"]:
             self.lab[name].write("/root/.ssh/authorized_keys", key)
         for host in self.with_role("balancer"):
-            host.write(_CERTIFICATE, self._certificate, mode="600")
+            host.write(_CERTIFICATE_AND_KEY, self._certificate, mode="600")
 
     def _fill_database(self) -> None:
         script = _PICTURES.format(

@@ -3,10 +3,10 @@
 import re
 import time
 
-import paper
 import pytest
 from installation import Site
 from results import Results, Row
+from servers import runbook
 from servers.support import wait_until
 from traffic import Traffic, good, lost_writes
 
@@ -14,15 +14,15 @@ from traffic import Traffic, good, lost_writes
 @pytest.mark.long
 def test_rolling_restart(site: Site, traffic: Traffic, results: Results) -> None:
     """Step 3 of chapter 2, to another environment with the same versions."""
-    blocks = {block.before: block for block in paper.blocks(site.runbook, 2)}
+    blocks = {block.before: block for block in runbook.blocks(site.runbook, 2)}
     [environment] = [block for block in blocks.values() if "-m venv" in block.text]
-    site.operator.carry_out(environment)
+    site.administrator.carry_out(environment)
     traffic.run(3)
     for host in site.with_role("web"):
         block = blocks[f"On {host.name}:"]
         assert block.text.count("hasite-drain") == 2
         assert block.text.count("systemctl restart") == 2
-        site.operator.carry_out(block)
+        site.administrator.carry_out(block)
         site.wait_until_well()
     traffic.run(5)
     report = traffic.report()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from deploying import SITES
+from servers.runbook import ADMIN, LEADER, blocks, chapter
 
 from cubicweb_hasite.deploy import document, load, render
 
@@ -40,10 +41,6 @@ def example(tmp_path: Path) -> str:
     return runbook(tmp_path / "site.toml")
 
 
-def chapter(text: str, number: int) -> str:
-    return re.search(rf"(?ms)^## {number}\..*?(?=^## |\Z)", text)[0]
-
-
 @pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
 def test_blocks_are_shell(path: Path) -> None:
     """bash reads each block; PostgreSQL's users get no folder that they may not enter."""
@@ -62,19 +59,14 @@ def test_blocks_are_shell(path: Path) -> None:
 @pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
 def test_each_block_says_where(path: Path) -> None:
     """The words before it name hosts of the site, so that the lab can carry it out."""
-    hosts = tomllib.loads(path.read_text())["hosts"]
+    known = {*tomllib.loads(path.read_text())["hosts"], ADMIN, LEADER}
     text = runbook(path)
     for number in (1, 2):
-        paragraph = r"([^\n]*(?:\n(?! *\n)[^\n]*)*)"
-        words = re.findall(paragraph + r"\n *\n *```\n(?s:.*?)\n *```\n", chapter(text, number))
-        assert words
-        for before in words:
-            before = " ".join(before.split())
-            if "`admin$`" in before or before == "then write in it:":
-                continue
-            found = re.search(r"[Oo]n ([\w, -]+?)(, one after the other)?:$", before)
-            assert found, before
-            assert set(found[1].split(", ")) <= {*hosts, "the leader"}, before
+        found = [block for block in blocks(text, number) if not block.is_file]
+        assert found
+        for block in found:
+            assert block.hosts, block.before
+            assert set(block.hosts) <= known, block.before
 
 
 def test_is_the_site_well(example: str, tmp_path: Path) -> None:

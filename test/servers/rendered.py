@@ -92,6 +92,7 @@ def site_file(
         "instance",
         "management",
     )
+    # the next one is that of a second instance
     ports = {name: consecutive_ports(2) for name in names}
     section = f"[apache]\nstatus_port = {ports['status']}" if apache else ""
     text = _SITE.format(

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Self
 
@@ -39,18 +39,20 @@ def _own_ports() -> tuple[socket.socket, Iterator[int]]:
 
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens, and which nobody else is given."""
-    for port in _own_ports()[1]:
+    for port in islice(_own_ports()[1], _PORTS):
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
+    raise RuntimeError("this process uses all its ports")
 
 
 def consecutive_ports(count: int) -> int:
     """Return the first of some ports that follow each other, each as :func:`free_port` does."""
-    while True:
+    for _ in range(_PORTS):
         ports = [free_port() for _ in range(count)]
         if ports[-1] == ports[0] + count - 1:
             return ports[0]
+    raise RuntimeError(f"no {count} ports that follow each other")
 
 
 def listens(port: int) -> bool:
