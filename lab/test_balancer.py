@@ -23,9 +23,11 @@ def repair_killed(host: Host) -> None:
     ("name", "fail", "repair"),
     [
         ("kill -9 HAProxy on the active balancer", kill, repair_killed),
+        # one after the other, whichever keepalived prefers
         ("the active balancer loses its network", Host.cut_off, Host.reconnect),
+        ("the other balancer, active now, loses its network", Host.cut_off, Host.reconnect),
     ],
-    ids=["killed", "cut off"],
+    ids=["killed", "cut off", "other cut off"],
 )
 def test_lost_balancer(
     site: Site,
