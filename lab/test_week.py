@@ -70,7 +70,7 @@ def test_week(hosts: list[Host], site: Site, traffic: Traffic, results: Results)
         traffic.run(3)
     report = traffic.report()
     lost = lost_writes(site, report)
-    rotated = {host.name: host.run("ls /var/log/*/*.[0-9]* | wc -l").strip() for host in hosts}
+    rotated = {host.name: host.run("find /var/log -name '*.[0-9]*' | wc -l").strip() for host in hosts}
     kept = {host.name: host.run("ls /var/backups/postgresql").split() for host in nodes}
     used = site.with_role("web")[0].run("du -sm /var/log | cut -f1").strip()
     open_files = {host.name: text for host in hosts if (text := host.run(_ROTATED))}
