@@ -242,7 +242,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
     for name, host in site.etcd.items():
-        yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
+        clients = ("database", "etcd", *monitoring)
+        yield Listener(name, host.address, 2379, "etcd", "clients", clients)
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
     for name, host in site.monitoring.items():
         if shows_nagios(site, host):
