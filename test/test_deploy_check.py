@@ -18,6 +18,7 @@ PROGRAMS = {
     "apache2": ("apache2", "/usr/sbin", "*/etc/apache2/*"),
     "haproxy": ("haproxy", "/usr/sbin", "*/etc/haproxy/*"),
     "keepalived": ("keepalived", "/usr/sbin", "*/etc/keepalived/*"),
+    "nft": ("nftables", "/usr/sbin", "*/etc/hasite/firewall.nft"),
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
     "promtool": ("prometheus", "/usr/bin", "*/hasite*.json */etc/prometheus/*"),
@@ -126,6 +127,7 @@ def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:  # noqa: F81
     ("name", "path", "old", "new"),
     [
         ("varnish", "web1/etc/varnish/hasite.vcl", "sub vcl_recv", "sub vcl_rcv"),
+        ("ipv6", "db1/etc/hasite/firewall.nft", "tcp dport", "tcp port"),
         ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
     ],
 )
@@ -170,6 +172,8 @@ def with_files_of(program: str, example: Path, tmp_path: Path) -> Path:  # noqa:
     rendered = example / "out"
     if program == "varnishd":
         rendered = render_site("varnish", tmp_path / "varnish")
+    if program == "nft":
+        rendered = render_site("ipv6", tmp_path / "ipv6")
     return copy_files(rendered, [*PROGRAMS[program][2].split(), OTHER], tmp_path / "copy")
 
 

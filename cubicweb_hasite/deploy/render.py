@@ -78,11 +78,27 @@ class _Renderer:
                     f"etc/default/{program}",
                     self._file("default/prometheus-exporter", **context),
                 )
+        if self.site.firewall:
+            yield from self._firewall_files(name, host)
         here = self.site.instances_of(host=name)
         for unit, template in tables.drop_ins(self.site, name):
             path = f"etc/systemd/system/{unit}.service.d/hasite.conf"
             context = {"program": unit.rstrip("@"), "host": host, "here": here}
             yield path, self._file(f"systemd/{template}.conf", **context)
+
+    def _firewall_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
+        context: dict[str, Any] = {
+            "name": name,
+            "rules": list(connections.rules(self.site, name)),
+            "hosts": connections.hosts(self.site),
+        }
+        yield "etc/hasite/firewall.nft", self._file("hasite/firewall.nft", **context)
+        yield (
+            "usr/local/sbin/hasite-firewall",
+            self._file("sbin/hasite-firewall", 0o755, name=name),
+        )
+        unit = "hasite-firewall.service"
+        yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}", host=host)
 
     def _balancer_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site = self.site

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from pydantic import Field
 
+from cubicweb_hasite.deploy.firewall import Firewall
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -34,6 +35,7 @@ __all__ = [
     "Apache",
     "Balancer",
     "Check",
+    "Firewall",
     "Host",
     "Instance",
     "Instances",
@@ -118,6 +120,7 @@ class Site(Section):
     patroni: Patroni | None = None
     prometheus: Prometheus | None = None
     nagios: Nagios | None = None
+    firewall: Firewall | None = None
     upgrade: Upgrade = Upgrade()
     preproduction: PreProduction | None = None
 

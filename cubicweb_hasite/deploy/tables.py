@@ -183,6 +183,8 @@ def packages(site: Site, name: str) -> Iterator[str]:
     """Yield the Debian packages of a host."""
     host = site.hosts[name]
     yield from ("chrony", "curl")
+    if site.firewall:
+        yield "nftables"
     if "balancer" in host.roles:
         yield from ("haproxy", "socat")
         if site.keepalived:
