@@ -71,7 +71,8 @@ def rules(site: Site, name: str) -> Iterator[Rule]:
         if connection.target in (name, site.hosts[name].address):
             found = [each for source in connection.sources for each in _networks(site, source)]
             ports = port_ranges(connection.ports)
-            match = f"tcp dport {{ {ports} }}" if ports else "meta l4proto vrrp"
+            # by its number: a minimal Debian lacks /etc/protocols
+            match = f"tcp dport {{ {ports} }}" if ports else "meta l4proto 112"
             yield Rule(connection, _by_family(found), match)
 
 
