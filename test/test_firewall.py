@@ -323,7 +323,7 @@ def test_kept_on_a_new_connection(machine: Machine) -> None:
 
 def test_other_rules(machine: Machine) -> None:
     """Those that were kept are back after a trial of others; those of other tables stay."""
-    machine.host.run("nft", "table inet others { chain input { } }")
+    machine.host.run("nft", "add table inet others")
     machine.does("try")
     machine.does("keep")
     before = machine.state()
