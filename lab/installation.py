@@ -19,8 +19,8 @@ from servers.support import wait_until
 
 #: address of the client host, and of the visitors that it stands for
 _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]
-#: address of the administrator's machine
-_ADMIN = "10.0.0.99/24"
+#: address of the administrator's machine, which the example lets in by SSH
+_ADMIN = "10.0.0.2/24"
 #: the certificate of the site with its key, as the balancers' operator has it
 _CERTIFICATE_AND_KEY = "/root/certificate.pem"
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")

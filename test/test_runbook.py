@@ -89,6 +89,7 @@ def test_installation(example: str) -> None:
         ("systemctl stop postgresql@15-main", "systemctl enable --now patroni"),
         ("install -d -m 755 /etc/haproxy/certs", "systemctl restart haproxy"),
         ("haproxy -c -f", "systemctl restart haproxy"),
+        ("systemctl restart nagios4", "hasite-firewall try"),
         ("mysite-ctl hasite-cubes hasite,YOUR_CUBES", "mysite-ctl create"),
     ]:
         assert 0 < first.index(former) < first.index(later), former
@@ -129,6 +130,7 @@ def test_another_web_server(example: str) -> None:
     """The database lets it in before it is started, and it is monitored."""
     third = chapter(example, 3)
     assert 0 < third.index("systemctl reload patroni") < third.index("steps 3 to 7")
+    assert 0 < third.index("step 10 of chapter 1") < third.index("systemctl reload patroni")
     assert third.index("systemctl reload prometheus") < third.index("systemctl reload nagios4")
     # the others, and not the new one, are restarted
     assert "systemctl restart cubicweb-mysite@2" in third

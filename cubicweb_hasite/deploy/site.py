@@ -6,6 +6,7 @@ from functools import cached_property
 
 from pydantic import Field
 
+from cubicweb_hasite.deploy.firewall import Firewall
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -34,6 +35,7 @@ __all__ = [
     "Apache",
     "Balancer",
     "Check",
+    "Firewall",
     "Host",
     "Instance",
     "Instances",
@@ -118,6 +120,7 @@ class Site(Section):
     patroni: Patroni | None = None
     prometheus: Prometheus | None = None
     nagios: Nagios | None = None
+    firewall: Firewall | None = None
     upgrade: Upgrade = Upgrade()
     preproduction: PreProduction | None = None
 
@@ -242,7 +245,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
     for name, host in site.etcd.items():
-        yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
+        clients = ("database", "etcd", *monitoring)
+        yield Listener(name, host.address, 2379, "etcd", "clients", clients)
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
     for name, host in site.monitoring.items():
         if shows_nagios(site, host):
