@@ -43,6 +43,12 @@ _EXAMPLE: dict[str, Any] = {
     "postgresql": {"synchronous": True},
     "patroni": {},
     "prometheus": {},
+    "alerts": {
+        "mail_to": ["night@example.org"],
+        "mail_from": "alerts@example.org",
+        "smarthost": "10.0.0.99:25",
+        "starttls": False,
+    },
     "nagios": {"contact": "admin@example.org"},
     "upgrade": {"checks": [{"path": "/", "text": "Welcome"}]},
     "preproduction": {"address": "10.0.0.51"},

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from pydantic import Field
 
+from cubicweb_hasite.deploy.alert_section import Alerts
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -27,10 +28,12 @@ from cubicweb_hasite.deploy.upgrade_sections import Check, PreProduction, Upgrad
 from cubicweb_hasite.deploy.values import HostName, Name
 
 __all__ = [
+    "ALERTMANAGER_PORT",
     "CHECK_FALL",
     "EXTRA_CONNECTIONS",
     "OWN_CONNECTIONS",
     "RESERVED_CONNECTIONS",
+    "Alerts",
     "Apache",
     "Balancer",
     "Check",
@@ -67,6 +70,8 @@ OWN_CONNECTIONS = 2
 RESERVED_CONNECTIONS = 15
 #: checks in a row by which a balancer takes an instance for lost
 CHECK_FALL = 2
+#: port of Alertmanager; the next one is that of its peers
+ALERTMANAGER_PORT = 9093
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class Site(Section):
     postgresql: PostgreSQL
     patroni: Patroni | None = None
     prometheus: Prometheus | None = None
+    alerts: Alerts | None = None
     nagios: Nagios | None = None
     upgrade: Upgrade = Upgrade()
     preproduction: PreProduction | None = None
@@ -249,8 +255,16 @@ def _listeners(site: Site) -> Iterator[Listener]:
             yield Listener(name, "*", 80, "Apache", "pages of Nagios", ("administrators",))
     if site.prometheus:
         for name, host in site.monitoring.items():
-            port, readers = site.prometheus.port, ("administrators",)
-            yield Listener(name, host.management, port, "Prometheus", "web interface", readers)
+            here, readers = (name, host.management), ("administrators",)
+            port, purpose = site.prometheus.port, "web interface"
+            # each Prometheus sends its alerts to each Alertmanager, and is asked how it is
+            others = ("monitoring", *readers) if site.alerts else readers
+            yield Listener(*here, port, "Prometheus", purpose, others)
+            if site.alerts:
+                yield Listener(*here, ALERTMANAGER_PORT, "Alertmanager", purpose, others)
+            if site.alerts and len(site.monitoring) > 1:
+                peers = ("monitoring",)
+                yield Listener(*here, ALERTMANAGER_PORT + 1, "Alertmanager", "its peers", peers)
         for name, host in site.hosts.items():
             for program, port in exporters(site, host):
                 yield Listener(name, host.management, port, program, "metrics", monitoring)
@@ -268,6 +282,8 @@ def exporters(site: Site, host: Host) -> Iterator[tuple[str, int]]:
             yield "prometheus-apache-exporter", 9117
     if "database" in host.roles:
         yield "prometheus-postgres-exporter", 9187
+    if "monitoring" in host.roles and site.alerts:
+        yield "prometheus-blackbox-exporter", 9115
 
 
 def shows_nagios(site: Site, host: Host) -> bool:
