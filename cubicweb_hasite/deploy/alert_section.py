@@ -31,8 +31,8 @@ class Alerts(Section):
     """Address and port of a blackbox exporter elsewhere, such as 203.0.113.9:9115, with the file
     `/etc/prometheus/blackbox.yml` of the monitoring host: the sites are visited from there too."""
     pages: list[PagePath] = Field(default=["/", "/login", "/data/cubicweb.css"], min_length=1)
-    """Paths that each site must answer: a page, the login page, an image or a static file. They
-    may ask for a login."""
+    """Paths that each site must answer: a page, the login page, an image or a static file, best
+    one of yours. They may redirect, or ask for a login."""
     runbook: HookURL | None = None
     """Where the folder of the rendered documents can be read, such as
     https://wiki.example.org/site/: mails link to its runbook.md there."""
