@@ -64,7 +64,7 @@ class RenderedProgram(ServerProcess, Server):
 
     def start(self) -> None:
         """Start the program and wait until it listens."""
-        self.spawn(lambda: listens(self._port))
+        self.spawn(lambda: listens(self._port), timeout=120)
 
     def get(self, path: str) -> Any:
         """Return what it answers, from JSON."""
