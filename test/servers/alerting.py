@@ -91,6 +91,8 @@ class MailServer(Server):
             authenticator=authenticate,
             auth_required=True,
             auth_require_tls=False,
+            # its prompts of LOGIN are not those that Alertmanager understands
+            auth_exclude_mechanism=["LOGIN"],
         )
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
