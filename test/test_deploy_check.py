@@ -19,6 +19,7 @@ PROGRAMS = {
     "apache2": ("apache2", "/usr/sbin", "*/etc/apache2/*"),
     "haproxy": ("haproxy", "/usr/sbin", "*/etc/haproxy/*"),
     "keepalived": ("keepalived", "/usr/sbin", "*/etc/keepalived/*"),
+    "nft": ("nftables", "/usr/sbin", "*/etc/hasite/firewall.nft"),
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
     "prometheus-blackbox-exporter": (
@@ -50,6 +51,7 @@ MISTAKES = {
     "web1/etc/systemd/system/cubicweb-mysite@.service": ("Restart=", "Restrt="),
     "web1/etc/systemd/system/squid.service.d/hasite.conf": ("RestartSec=1", "RestartSec=soon"),
     "web1/etc/hasite/mysite.env": ('CW_DB_NAME="', "CW_DB_NAME="),
+    "web1/etc/hasite/firewall.nft": ("tcp dport", "tcp port"),
     "web1/usr/local/sbin/mysite-ctl": ("set +a", "set +a; ("),
     "web1/usr/local/share/hasite/check_storage.py": ("if found:", "if found"),
     "db1/etc/patroni/config.yml": ("ttl: 20", "ttl: twenty"),
@@ -107,6 +109,7 @@ def programs_alone(
     for name, (package, place, _files) in PROGRAMS.items():
         (folder / name).symlink_to(find_program(name, package, place))
     (folder / "rm").symlink_to("/bin/rm")  # Varnish crashes without it
+    (folder / "unshare").symlink_to("/usr/bin/unshare")  # gives nft its right, if we are not root
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(programs, "FOLDERS", [])
     return folder

@@ -5,6 +5,9 @@ from pydantic import Field
 from cubicweb_hasite.deploy.sections import Section
 from cubicweb_hasite.deploy.values import HookURL, HostPort, MailAddress, PagePath
 
+#: port of Alertmanager; the next one is that of its peers
+ALERTMANAGER_PORT = 9093
+
 
 class Alerts(Section):
     """Alertmanager and the blackbox exporter on the monitoring hosts: the alerts of `[prometheus]`

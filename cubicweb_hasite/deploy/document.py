@@ -50,6 +50,7 @@ _EXAMPLE: dict[str, Any] = {
         "starttls": False,
     },
     "nagios": {"contact": "admin@example.org"},
+    "firewall": {"ssh": ["10.0.0.2"]},
     "upgrade": {"checks": [{"path": "/", "text": "Welcome"}]},
     "preproduction": {"address": "10.0.0.51"},
 }

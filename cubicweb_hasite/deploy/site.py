@@ -6,7 +6,8 @@ from functools import cached_property
 
 from pydantic import Field
 
-from cubicweb_hasite.deploy.alert_section import Alerts
+from cubicweb_hasite.deploy.alert_section import ALERTMANAGER_PORT, Alerts
+from cubicweb_hasite.deploy.firewall import Firewall
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -37,6 +38,7 @@ __all__ = [
     "Apache",
     "Balancer",
     "Check",
+    "Firewall",
     "Host",
     "Instance",
     "Instances",
@@ -70,8 +72,6 @@ OWN_CONNECTIONS = 2
 RESERVED_CONNECTIONS = 15
 #: checks in a row by which a balancer takes an instance for lost
 CHECK_FALL = 2
-#: port of Alertmanager; the next one is that of its peers
-ALERTMANAGER_PORT = 9093
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class Site(Section):
     prometheus: Prometheus | None = None
     alerts: Alerts | None = None
     nagios: Nagios | None = None
+    firewall: Firewall | None = None
     upgrade: Upgrade = Upgrade()
     preproduction: PreProduction | None = None
 
@@ -248,7 +249,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
     for name, host in site.etcd.items():
-        yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
+        clients = ("database", "etcd", *monitoring)
+        yield Listener(name, host.address, 2379, "etcd", "clients", clients)
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
     for name, host in site.monitoring.items():
         if shows_nagios(site, host):

@@ -7,7 +7,15 @@ that are given others; else they read a copy of the file. Each is said in the re
 from collections.abc import Callable
 from pathlib import Path
 
-from cubicweb_hasite.deploy.checkers import balancers, database, monitoring, texts, units, web
+from cubicweb_hasite.deploy.checkers import (
+    balancers,
+    database,
+    firewall,
+    monitoring,
+    texts,
+    units,
+    web,
+)
 from cubicweb_hasite.deploy.programs import Host
 
 Checker = Callable[[Host, Path], str]
@@ -35,6 +43,7 @@ CHECKERS: list[tuple[str, Checker | str]] = [
     ("usr/local/share/hasite/*.py", texts.python),
     ("usr/local/sbin/*", texts.shell),
     ("etc/default/*", texts.shell),
+    ("etc/hasite/firewall.nft", firewall.nftables),
     ("etc/hasite/*.env", texts.shell),
     ("*", "nothing is known that reads it"),
 ]
