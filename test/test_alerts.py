@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from servers.alerting import (
 )
 from servers.support import find_program, free_port, make_directory, wait_until
 
-from cubicweb_hasite.deploy import document, load, render
+from cubicweb_hasite.deploy import alerting, document, load, render
 
 PASSWORD = "b2f60a"
 #: what the example has not
@@ -54,7 +55,10 @@ class Monitoring:
 
     def mails(self, word: str) -> list[str]:
         """Return the mails that tell of something that is not over, and have a word."""
-        texts = [f"{mail['Subject']}\n{mail.get_content()}" for mail in list(self.mail.mails)]
+        texts = [
+            f"{mail['Subject']}\n{mail.get_body(('plain',)).get_content()}".replace("\r\n", "\n")
+            for mail in list(self.mail.mails)
+        ]
         return [text for text in texts if word in text and "] over:" not in text]
 
 
@@ -80,11 +84,12 @@ def monitoring() -> Iterator[Monitoring]:
     )
     root = directory / "monitor"
     write_here(rendering, "monitor", root, places.here)
-    (directory / "password").write_text(f"{PASSWORD}\n")
     path = root / "etc/prometheus/alertmanager.yml"
-    text = re.sub("(?<=password_file: ).*", f"{directory}/password", path.read_text())
+    text = path.read_text().replace(alerting.BARE_PASSWORD_FILE, str(directory / "bare"))
     # on loopback it goes in clear
     path.write_text(text.replace("smtp_require_tls: true", "smtp_require_tls: false"))
+    (directory / "password").write_text(f"{PASSWORD}\n")
+    write_bare_password(root, directory)
 
     def program(name: str, of: str, *more: str) -> RenderedProgram:
         return RenderedProgram(name, root, ports[of], directory, *more)
@@ -104,6 +109,15 @@ def monitoring() -> Iterator[Monitoring]:
         for each in (others, web1, alertmanager, prometheus):
             stack.enter_context(each)
         yield Monitoring(prometheus, alertmanager, web1, mail, receiver)
+
+
+def write_bare_password(root: Path, directory: Path) -> None:
+    """Run what Alertmanager's unit runs before it."""
+    unit = "etc/systemd/system/prometheus-alertmanager.service.d/hasite.conf"
+    [command] = re.findall("(?m)^ExecStartPre=(.*)$", (root / unit).read_text())
+    command = command.replace(alerting.PASSWORD_FILE, str(directory / "password"))
+    command = command.replace(alerting.BARE_PASSWORD_FILE, str(directory / "bare"))
+    subprocess.run(shlex.split(command), check=True)
 
 
 def site_of(directory: Path) -> SecureSite:

@@ -12,6 +12,8 @@ from cubicweb_hasite.deploy.site import ALERTMANAGER_PORT, Site
 _ACTIONS = Path(__file__).parent.parent / "monitoring" / "actions.toml"
 #: the file of the mail server's password, on the monitoring hosts
 PASSWORD_FILE = "/etc/hasite/secrets/smtp_password"
+#: the same without the end of its line, which Alertmanager 0.25 takes for a part of the password
+BARE_PASSWORD_FILE = "/run/hasite-alertmanager/smtp_password"
 
 
 def secrets(site: Site) -> list[dict[str, Any]]:

@@ -58,6 +58,8 @@ def environment(site_file: SiteFile) -> Environment:
         "web_addresses": [host.address for host in site.web.values()],
         "names": names,
         "secrets": alerting.secrets(site),
+        "password_file": alerting.PASSWORD_FILE,
+        "bare_password_file": alerting.BARE_PASSWORD_FILE,
         "shares_pages": any(web.shares_pages for web in site.sites.values()),
         "tls": bool(certificates),
         "certificates": [path for path, _name in certificates],

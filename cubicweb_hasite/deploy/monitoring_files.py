@@ -74,9 +74,8 @@ def _alertmanager_files(
             peers=[f"{peer}:{ALERTMANAGER_PORT + 1}" for peer in peers],
         ),
     )
-    password = alerting.PASSWORD_FILE
     path = "etc/prometheus/alertmanager.yml"
-    yield path, make("alertmanager/alertmanager.yml", password_file=password)
+    yield path, make("alertmanager/alertmanager.yml")
     path = "etc/prometheus/alertmanager_templates/hasite.tmpl"
     yield path, make("alertmanager/hasite.tmpl")
     yield "etc/prometheus/blackbox.yml", make("prometheus/blackbox.yml")

@@ -82,7 +82,8 @@ class MailServer(Server):
 
         def authenticate(_server, _session, _envelope, _mechanism, data):  # type: ignore[no-untyped-def]
             right = LoginPassword(user.encode(), password.encode())
-            return AuthResult(success=data == right)
+            # it answers that the password is wrong
+            return AuthResult(success=data == right, handled=False)
 
         self._controller = Controller(
             self,
