@@ -248,9 +248,34 @@ def test_without_alerts_nobody_is_told() -> None:
         assert word not in text.lower(), word
 
 
-def rendered_example(tmp_path: Path) -> output.Rendering:
-    """Return the files of the example."""
-    (tmp_path / "site.toml").write_text(document.example())
+def test_two_alertmanagers(tmp_path: Path) -> None:
+    """They know each other, by TCP and UDP; the firewall lets in one and the other."""
+    second = '[hosts.monitor2]\naddress = "10.0.0.42"\nroles = ["monitoring"]\n'
+    outside = 'dead_man = "https://alive.example.net/site"\noutside = "[2001:db8::9]:9115"\n'
+    text = document.example().replace("[sites.", f"{second}\n[sites.", 1)
+    text = text.replace("starttls = false\n", f"starttls = false\n{outside}")
+    rendering = rendered_example(tmp_path, text)
+    for name, own, other in (("monitor", 41, 42), ("monitor2", 42, 41)):
+        program = rendering[f"{name}/etc/default/prometheus-alertmanager"].content.decode()
+        assert f"--cluster.listen-address=10.0.0.{own}:9094" in program
+        assert f"--cluster.peer=10.0.0.{other}:9094" in program
+        rules = rendering[f"{name}/etc/hasite/firewall.nft"].content.decode()
+        for protocol, port in (("udp", 9094), ("tcp", 9094), ("tcp", 9115)):
+            lets_in = f"ip saddr {{ 10.0.0.{other} }} {protocol} dport {{ {port} }} accept"
+            assert rules.count(lets_in) == 1, lets_in
+        for port in (9090, 9093):
+            assert f"{{ 10.0.0.{other}, 10.0.0.2 }} tcp dport {{ {port} }} accept" in rules
+    table = rendering["README.md"].content.decode()
+    assert "| monitor2 | monitor | UDP 9094 | Alertmanager: its peers |\n" in table
+    both = "| monitor, monitor2 |"
+    assert f"{both} 10.0.0.99 | 25 | mails of alerts |\n" in table
+    assert f"{both} alive.example.net | 443 | dead man's switch |\n" in table
+    assert f"{both} 2001:db8::9 | 9115 | visits of the sites from there |\n" in table
+
+
+def rendered_example(tmp_path: Path, text: str | None = None) -> output.Rendering:
+    """Return the files of the example, or of a text that was made from it."""
+    (tmp_path / "site.toml").write_text(text or document.example())
     return render.render(load.load(tmp_path / "site.toml"), drawing=False)
 
 
