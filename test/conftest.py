@@ -53,7 +53,6 @@ if os.environ.get("DB") == "sqlite":
             "servers",
             "setup",
             "shared_pages",
-            "silences",
             "units",
             "upgrade",
             "versions",
