@@ -32,7 +32,7 @@ PROGRAMS = {
         "/usr/bin",
         "*/hasite*.json */etc/prometheus/prometheus.yml */etc/prometheus/hasite/*",
     ),
-    "sh": ("dash", "/bin", "*/etc/default/* */etc/hasite/* */usr/local/sbin/*"),
+    "sh": ("dash", "/bin", "*/etc/default/* */etc/hasite/*.env */usr/local/sbin/*"),
     "squid": ("squid", "/usr/sbin", "*/etc/squid/*"),
     "systemd-analyze": ("systemd", "/usr/bin", "*/etc/systemd/system/*"),
     "varnishd": ("varnish", "/usr/sbin", "*/etc/varnish/*"),
