@@ -30,6 +30,7 @@ if os.environ.get("DB") == "sqlite":
     collect_ignore_glob = [
         f"test_{name}.py"
         for name in (
+            "alerts",
             "browser",
             "check_host",
             "demo",

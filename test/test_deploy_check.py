@@ -15,13 +15,23 @@ from cubicweb_hasite.deploy import check, load, output, programs, render
 
 #: the programs that check files: Debian's package, its folder, the files
 PROGRAMS = {
+    "amtool": ("prometheus-alertmanager", "/usr/bin", "*/etc/prometheus/alertmanager*"),
     "apache2": ("apache2", "/usr/sbin", "*/etc/apache2/*"),
     "haproxy": ("haproxy", "/usr/sbin", "*/etc/haproxy/*"),
     "keepalived": ("keepalived", "/usr/sbin", "*/etc/keepalived/*"),
     "nft": ("nftables", "/usr/sbin", "*/etc/hasite/firewall.nft"),
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
-    "promtool": ("prometheus", "/usr/bin", "*/hasite*.json */etc/prometheus/*"),
+    "prometheus-blackbox-exporter": (
+        "prometheus-blackbox-exporter",
+        "/usr/bin",
+        "*/etc/prometheus/blackbox.yml",
+    ),
+    "promtool": (
+        "prometheus",
+        "/usr/bin",
+        "*/hasite*.json */etc/prometheus/prometheus.yml */etc/prometheus/hasite/*",
+    ),
     "sh": ("dash", "/bin", "*/etc/default/* */etc/hasite/*.env */usr/local/sbin/*"),
     "squid": ("squid", "/usr/sbin", "*/etc/squid/*"),
     "systemd-analyze": ("systemd", "/usr/bin", "*/etc/systemd/system/*"),
@@ -48,6 +58,10 @@ MISTAKES = {
     "db1/etc/systemd/system/hasite-backup.timer": ("02:00:00", "26:00:00"),
     "monitor/etc/prometheus/prometheus.yml": ("scrape_configs", "scrapes"),
     "monitor/etc/prometheus/hasite/haproxy.rules.yml": ("expr: ", "exprs: "),
+    "monitor/etc/prometheus/alertmanager.yml": ("receiver: people", "receiver: person"),
+    "monitor/etc/prometheus/alertmanager_templates/hasite.tmpl": ("{{ with ", "{{ wth "),
+    "monitor/etc/prometheus/blackbox.yml": ("fail_if_not_ssl", "fail_if_not_tls"),
+    "monitor/etc/default/prometheus-alertmanager": ("/ --", '/" --'),
     "monitor/var/lib/grafana/dashboards/hasite-haproxy.json": ("rate(", "rat("),
     "monitor/var/lib/grafana/dashboards/hasite-squid.json": ('"targets"', '"target"'),
     "monitor/etc/nagios4/conf.d/hasite.cfg": ("hasite-ping", "hasite-pong"),

@@ -138,6 +138,52 @@ EFFECTS = {
     "patroni.retry_timeout": ("every_key", "db1/etc/patroni/config.yml", "retry_timeout: 5\n"),
     "prometheus.port": ("every_key", "watch/etc/default/prometheus", ":9092 "),
     "prometheus.retention_days": ("every_key", "watch/etc/default/prometheus", "time=31d"),
+    "alerts.mail_to": ("every_key", "watch/etc/prometheus/alertmanager.yml", "night@example.org"),
+    "alerts.mail_from": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        'smtp_from: "alerts@example.org"',
+    ),
+    "alerts.smarthost": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        'smtp_smarthost: "smtp.example.org:465"',
+    ),
+    "alerts.starttls": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        "smtp_require_tls: false",
+    ),
+    "alerts.smtp_user": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        'smtp_auth_username: "museum"',
+    ),
+    "alerts.webhook": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        '- url: "https://hooks.example.org/museum"',
+    ),
+    "alerts.dead_man": (
+        "every_key",
+        "watch/etc/prometheus/alertmanager.yml",
+        '- url: "https://watch.example.net/ping/museum"',
+    ),
+    "alerts.outside": (
+        "every_key",
+        "watch/etc/prometheus/prometheus.yml",
+        '"__tmp_prober": "203.0.113.9:9115"',
+    ),
+    "alerts.pages": (
+        "every_key",
+        "watch/etc/prometheus/prometheus.yml",
+        '"https://10.0.0.10:8443/static/plan.jpg"',
+    ),
+    "alerts.runbook": (
+        "every_key",
+        "watch/etc/prometheus/hasite/host.rules.yml",
+        'runbook: "https://wiki.example.org/museum/runbook.md#hostdown"',
+    ),
     "nagios.contact": ("every_key", "watch/etc/nagios4/conf.d/hasite.cfg", " guard@example.org\n"),
     "firewall.ssh": ("every_key", "web1/etc/hasite/firewall.nft", "saddr { 2001:db8:7::/48 } tcp"),
     "firewall.ssh_port": ("every_key", "web1/etc/hasite/firewall.nft", "dport { 2222 }"),

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from servers.support import find_program, free_port
 from test_monitor_states import Site, site, visitors_who_wait  # noqa: F401
 
 import cubicweb_hasite
-from cubicweb_hasite.deploy import dashboards, load, render
+from cubicweb_hasite.deploy import dashboards, document, load, output, render
 
 #: the site whose checks are run
 SITE = Path(__file__).parent / "sites" / "one_host.toml"
@@ -23,6 +24,7 @@ FILES = Path(cubicweb_hasite.__file__).with_name("monitoring")
 CHECK_HTTP = find_program("check_http", "monitoring-plugins-basic", "/usr/lib/nagios/plugins")
 PROMTOOL = find_program("promtool", "prometheus")
 ALERTS_TEST = Path(__file__).with_name("alerts_test.yml")
+VISITS_TEST = Path(__file__).with_name("visits_alerts_test.yml")
 OK, WARNING, CRITICAL = 0, 1, 2
 
 
@@ -197,6 +199,84 @@ def test_alerts_of_hosts(tmp_path: Path) -> None:
     test.write_text(ALERTS_TEST.with_name("hosts_alerts_test.yml").read_text())
     result = subprocess.run([PROMTOOL, "test", "rules", test], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_alerts_of_a_site_that_tells_somebody(tmp_path: Path) -> None:
+    """The alerts that are there with [alerts] alone, as the example renders them."""
+    rendering = rendered_example(tmp_path)
+    test = VISITS_TEST.read_text()
+    for name in re.findall(r"(\S+\.rules\.yml)", test):
+        rules = rendering[f"monitor/etc/prometheus/hasite/{name}"].content
+        (tmp_path / name).write_bytes(rules)
+    (tmp_path / "test.yml").write_text(test)
+    result = subprocess.run(
+        [PROMTOOL, "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for program in ("visits", "prometheus", "alertmanager"):
+        for alert in dashboards.load_metrics()[program]["alerts"]:
+            assert alert["name"] in test
+
+
+def test_each_alert_says_what_to_do(tmp_path: Path) -> None:
+    """In its annotations, and in the runbook, to which they lead."""
+    rendering = rendered_example(tmp_path)
+    runbook = rendering["runbook.md"].content.decode()
+    found = set()
+    for path, file in rendering.items():
+        if path.endswith(".rules.yml"):
+            for alert in re.split(r"(?m)^ *- alert: ", file.content.decode())[1:]:
+                name = re.match(r"\w+", alert)[0]
+                for key in ("effect", "todo", "runbook"):
+                    assert len(re.findall(rf'(?m)^ {{10}}{key}: "', alert)) == 1, alert
+                assert f'runbook: "runbook.md#{name.lower()}"' in alert
+                assert f"\n### {name}\n" in runbook
+                found.add(name)
+    assert found == set(re.findall(r"(?m)^### (\w+)$", runbook))
+    written = tomllib.loads((FILES / "actions.toml").read_text())
+    names = [a["name"] for m in dashboards.load_metrics().values() for a in m.get("alerts", [])]
+    names += re.findall(r"alert: (\w+)", dashboards.cubicweb_alerts())
+    assert sorted(names) == sorted(written)
+
+
+def test_without_alerts_nobody_is_told() -> None:
+    """Nothing of it is rendered."""
+    rendering = render.render(load.load(SITE), drawing=False)
+    assert not [path for path in rendering if "alertmanager" in path or "blackbox" in path]
+    text = "".join(file.content.decode() for file in rendering.values())
+    for word in ("alertmanager", "blackbox", "effect:", "an alert arrives"):
+        assert word not in text.lower(), word
+
+
+def test_two_alertmanagers(tmp_path: Path) -> None:
+    """They know each other, by TCP and UDP; the firewall lets in one and the other."""
+    second = '[hosts.monitor2]\naddress = "10.0.0.42"\nroles = ["monitoring"]\n'
+    outside = 'dead_man = "https://alive.example.net/site"\noutside = "[2001:db8::9]:9115"\n'
+    text = document.example().replace("[sites.", f"{second}\n[sites.", 1)
+    text = text.replace("starttls = false\n", f"starttls = false\n{outside}")
+    rendering = rendered_example(tmp_path, text)
+    for name, own, other in (("monitor", 41, 42), ("monitor2", 42, 41)):
+        program = rendering[f"{name}/etc/default/prometheus-alertmanager"].content.decode()
+        assert f"--cluster.listen-address=10.0.0.{own}:9094" in program
+        assert f"--cluster.peer=10.0.0.{other}:9094" in program
+        rules = rendering[f"{name}/etc/hasite/firewall.nft"].content.decode()
+        for protocol, port in (("udp", 9094), ("tcp", 9094), ("tcp", 9115)):
+            lets_in = f"ip saddr {{ 10.0.0.{other} }} {protocol} dport {{ {port} }} accept"
+            assert rules.count(lets_in) == 1, lets_in
+        for port in (9090, 9093):
+            assert f"{{ 10.0.0.{other}, 10.0.0.2 }} tcp dport {{ {port} }} accept" in rules
+    table = rendering["README.md"].content.decode()
+    assert "| monitor2 | monitor | UDP 9094 | Alertmanager: its peers |\n" in table
+    both = "| monitor, monitor2 |"
+    assert f"{both} 10.0.0.99 | 25 | mails of alerts |\n" in table
+    assert f"{both} alive.example.net | 443 | dead man's switch |\n" in table
+    assert f"{both} 2001:db8::9 | 9115 | visits of the sites from there |\n" in table
+
+
+def rendered_example(tmp_path: Path, text: str | None = None) -> output.Rendering:
+    """Return the files of the example, or of a text that was made from it."""
+    (tmp_path / "site.toml").write_text(text or document.example())
+    return render.render(load.load(tmp_path / "site.toml"), drawing=False)
 
 
 def test_metrics_exist(instance: Instance) -> None:

@@ -1,12 +1,14 @@
 """Who connects to whom: one table, from which the documentation and the firewalls are made."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from cubicweb_hasite.deploy.site import Listener, Site
+from cubicweb_hasite.deploy.site import ALERTMANAGER_PORT, Listener, Site
 
+_PORTS = {"http": 80, "https": 443}
 _Network = IPv4Network | IPv6Network
 
 
@@ -16,18 +18,21 @@ class Connection:
 
     :param sources: names of hosts, addresses, networks, or others, such as `visitors`
     :param target: name of a host, or a server that is none of the site's
-    :param ports: TCP ports; none if it is VRRP
+    :param ports: ports; none if it is VRRP
+    :param udp: whether they are ports of UDP, not of TCP
     """
 
     sources: tuple[str, ...]
     target: str
     ports: tuple[int, ...]
     purpose: str
+    udp: bool = False
 
     @property
     def what(self) -> str:
-        """Ports or the other protocol, for people."""
-        return port_ranges(self.ports) if self.ports else "IP protocol 112"
+        """TCP ports, or another protocol and its ports, for people."""
+        ports = port_ranges(self.ports) if self.ports else "IP protocol 112"
+        return f"UDP {ports}" if self.udp else ports
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,36 @@ def connections(site: Site) -> Iterator[Connection]:
         for name in site.monitoring:
             sources = tuple(_names(site, "administrators"))
             yield Connection(sources, name, (3000,), "Grafana, if it is there")
+    yield from _of_alerts(site)
     for address in site.postgresql.addresses:
         yield Connection(tuple(site.web), address, (site.postgresql.port,), "PostgreSQL: SQL")
     if site.storage:
         purpose = f"S3: the bucket {site.storage.bucket}"
         yield Connection(tuple(site.web), site.storage.host, (site.storage.port,), purpose)
+
+
+def _of_alerts(site: Site) -> Iterator[Connection]:
+    """Yield what monitoring hosts send when something is wrong, beside TCP to each other."""
+    alerts = site.alerts
+    if not alerts:
+        return
+    here = tuple(site.monitoring)
+    for name in here:
+        if others := tuple(other for other in here if other != name):
+            port = ALERTMANAGER_PORT + 1
+            yield Connection(others, name, (port,), "Alertmanager: its peers", udp=True)
+    places = {"mails of alerts": alerts.smarthost}
+    for purpose, url in (("alerts", alerts.webhook), ("dead man's switch", alerts.dead_man)):
+        if url:
+            scheme, _, place = url.partition("://")
+            place = place.partition("/")[0]
+            with_port = re.search(r":\d+$", place)
+            places[purpose] = place if with_port else f"{place}:{_PORTS[scheme]}"
+    if alerts.outside:
+        places["visits of the sites from there"] = alerts.outside
+    for purpose, place in places.items():
+        target, _, text = place.rpartition(":")
+        yield Connection(here, target.strip("[]"), (int(text),), purpose)
 
 
 def rules(site: Site, name: str) -> Iterator[Rule]:
@@ -72,7 +102,8 @@ def rules(site: Site, name: str) -> Iterator[Rule]:
             found = [each for source in connection.sources for each in _networks(site, source)]
             ports = port_ranges(connection.ports)
             # by its number: a minimal Debian lacks /etc/protocols
-            match = f"tcp dport {{ {ports} }}" if ports else "meta l4proto 112"
+            protocol = "udp" if connection.udp else "tcp"
+            match = f"{protocol} dport {{ {ports} }}" if ports else "meta l4proto 112"
             yield Rule(connection, _by_family(found), match)
 
 

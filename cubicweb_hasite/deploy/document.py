@@ -43,6 +43,12 @@ _EXAMPLE: dict[str, Any] = {
     "postgresql": {"synchronous": True},
     "patroni": {},
     "prometheus": {},
+    "alerts": {
+        "mail_to": ["night@example.org"],
+        "mail_from": "alerts@example.org",
+        "smarthost": "10.0.0.99:25",
+        "starttls": False,
+    },
     "nagios": {"contact": "admin@example.org"},
     "firewall": {"ssh": ["10.0.0.2"]},
     "upgrade": {"checks": [{"path": "/", "text": "Welcome"}]},

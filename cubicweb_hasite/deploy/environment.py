@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cubicweb_hasite import names
 from cubicweb_hasite.__pkginfo__ import documentation, version
-from cubicweb_hasite.deploy import limits, tables
+from cubicweb_hasite.deploy import alerting, limits, tables
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.site import CHECK_FALL
 
@@ -57,7 +57,9 @@ def environment(site_file: SiteFile) -> Environment:
         "balancer_addresses": [host.address for host in site.balancers.values()],
         "web_addresses": [host.address for host in site.web.values()],
         "names": names,
-        "secrets": tables.secrets(site),
+        "secrets": alerting.secrets(site),
+        "password_file": alerting.PASSWORD_FILE,
+        "bare_password_file": alerting.BARE_PASSWORD_FILE,
         "shares_pages": any(web.shares_pages for web in site.sites.values()),
         "tls": bool(certificates),
         "certificates": [path for path, _name in certificates],

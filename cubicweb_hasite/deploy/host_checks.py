@@ -10,6 +10,7 @@ from cubicweb_hasite.deploy.tables import bracketed
 
 #: the processes of a program that have another name, as a regular expression
 _PROCESSES = {
+    "Alertmanager": "prometheus-aler",
     "Apache": "apache2",
     "CubicWeb": "gunicorn|uwsgi",
     "PostgreSQL": "postgres",

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from cubicweb_hasite.deploy import connections, dashboards, host_checks, tables
+from cubicweb_hasite.deploy import alerting, connections, host_checks, tables
 from cubicweb_hasite.deploy.drawing import draw
 from cubicweb_hasite.deploy.environment import environment, made
 from cubicweb_hasite.deploy.load import SiteFile
+from cubicweb_hasite.deploy.monitoring_files import monitoring_files
 from cubicweb_hasite.deploy.output import DRAWING, File, Rendering
 from cubicweb_hasite.deploy.site import Host, exporters, shows_nagios
 
@@ -195,33 +196,7 @@ class _Renderer:
             yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}")
 
     def _monitoring_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
-        site = self.site
-        context: dict[str, Any] = {"name": name, "host": host}
-        if site.nagios:
-            yield "etc/nagios4/nagios.cfg", self._file("nagios4/nagios.cfg", **context)
-            yield "etc/nagios4/conf.d/hasite.cfg", self._file("nagios4/hasite.cfg", **context)
-        if not site.prometheus:
-            return
-        scrapes = tables.scrapes(site)
-        yield (
-            "etc/prometheus/prometheus.yml",
-            self._file("prometheus/prometheus.yml", scrapes=scrapes, **context),
-        )
-        yield "etc/default/prometheus", self._file("default/prometheus", **context)
-        for kind in ["dashboards", "datasources"]:
-            path = f"etc/grafana/provisioning/{kind}/hasite.yml"
-            yield path, self._file(f"grafana/{kind}.yml", **context)
-        for program, metrics in dashboards.load_metrics().items():
-            if program not in scrapes:
-                continue
-            if program == "cubicweb":
-                rules = File(f"{self._made('#')}\n{dashboards.cubicweb_alerts()}".encode())
-            else:
-                alerts = metrics["alerts"]
-                rules = self._file("prometheus/rules.yml", program=program, alerts=alerts)
-            yield f"etc/prometheus/hasite/{program}.rules.yml", rules
-            dashboard = dashboards.dashboard(program, metrics, self._made("").strip())
-            yield f"var/lib/grafana/dashboards/hasite-{program}.json", File(dashboard.encode())
+        return monitoring_files(self.site, name, host, self._file, self._made)
 
     def documents(self, files: Rendering, *, drawing: bool) -> Rendering:
         """Return the documentation of the site."""
@@ -236,6 +211,10 @@ class _Renderer:
             "document/runbook.md",
             nagios=[host.address for host in site.hosts.values() if shows_nagios(site, host)],
             packages={name: list(tables.packages(site, name)) for name in site.hosts},
+            actions=alerting.actions(site) if site.alerts else {},
+            alerts=[name for names in alerting.shown(site).values() for name in names],
+            alertmanagers=alerting.alertmanagers(site),
+            lost_hosts=list(alerting.lost_hosts(site)),
         )
         places: dict[str, dict[str, Host]] = defaultdict(dict)
         for name, host in site.hosts.items():

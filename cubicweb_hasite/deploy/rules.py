@@ -115,6 +115,16 @@ def _part_problems(site: Site) -> Iterator[tuple[Key, str]]:
     for part in ("prometheus", "nagios"):
         if getattr(site, part) and not site.monitoring:
             yield (part,), 'no host has the role "monitoring"; add it to one, or leave this out'
+    if site.alerts and not site.prometheus:
+        yield (
+            ("alerts",),
+            "the alerts are those of Prometheus; add [prometheus], or leave this out",
+        )
+    if site.alerts and site.alerts.smtp_user and not site.alerts.encrypts:
+        yield (
+            ("alerts", "smtp_user"),
+            "the password would go in clear; remove starttls = false, or this user",
+        )
     if site.monitoring and not (site.prometheus or site.nagios):
         name = next(iter(site.monitoring))
         yield (

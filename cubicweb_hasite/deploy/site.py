@@ -6,6 +6,7 @@ from functools import cached_property
 
 from pydantic import Field
 
+from cubicweb_hasite.deploy.alert_section import ALERTMANAGER_PORT, Alerts
 from cubicweb_hasite.deploy.firewall import Firewall
 from cubicweb_hasite.deploy.sections import (
     Apache,
@@ -28,10 +29,12 @@ from cubicweb_hasite.deploy.upgrade_sections import Check, PreProduction, Upgrad
 from cubicweb_hasite.deploy.values import HostName, Name
 
 __all__ = [
+    "ALERTMANAGER_PORT",
     "CHECK_FALL",
     "EXTRA_CONNECTIONS",
     "OWN_CONNECTIONS",
     "RESERVED_CONNECTIONS",
+    "Alerts",
     "Apache",
     "Balancer",
     "Check",
@@ -119,6 +122,7 @@ class Site(Section):
     postgresql: PostgreSQL
     patroni: Patroni | None = None
     prometheus: Prometheus | None = None
+    alerts: Alerts | None = None
     nagios: Nagios | None = None
     firewall: Firewall | None = None
     upgrade: Upgrade = Upgrade()
@@ -253,8 +257,16 @@ def _listeners(site: Site) -> Iterator[Listener]:
             yield Listener(name, "*", 80, "Apache", "pages of Nagios", ("administrators",))
     if site.prometheus:
         for name, host in site.monitoring.items():
-            port, readers = site.prometheus.port, ("administrators",)
-            yield Listener(name, host.management, port, "Prometheus", "web interface", readers)
+            here, readers = (name, host.management), ("administrators",)
+            port, purpose = site.prometheus.port, "web interface"
+            # each Prometheus sends its alerts to each Alertmanager, and is asked how it is
+            others = ("monitoring", *readers) if site.alerts else readers
+            yield Listener(*here, port, "Prometheus", purpose, others)
+            if site.alerts:
+                yield Listener(*here, ALERTMANAGER_PORT, "Alertmanager", purpose, others)
+            if site.alerts and len(site.monitoring) > 1:
+                peers = ("monitoring",)
+                yield Listener(*here, ALERTMANAGER_PORT + 1, "Alertmanager", "its peers", peers)
         for name, host in site.hosts.items():
             for program, port in exporters(site, host):
                 yield Listener(name, host.management, port, program, "metrics", monitoring)
@@ -272,6 +284,8 @@ def exporters(site: Site, host: Host) -> Iterator[tuple[str, int]]:
             yield "prometheus-apache-exporter", 9117
     if "database" in host.roles:
         yield "prometheus-postgres-exporter", 9187
+    if "monitoring" in host.roles and site.alerts:
+        yield "prometheus-blackbox-exporter", 9115
 
 
 def shows_nagios(site: Site, host: Host) -> bool:

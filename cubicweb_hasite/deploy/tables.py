@@ -203,6 +203,8 @@ def packages(site: Site, name: str) -> Iterator[str]:
     if "monitoring" in host.roles:
         if site.prometheus:
             yield "prometheus"
+        if site.alerts:
+            yield "prometheus-alertmanager"
         if site.nagios:
             yield from ("nagios4", "monitoring-plugins-basic", "mailutils")
             if shows_nagios(site, host):
@@ -227,6 +229,7 @@ def drop_ins(site: Site, name: str) -> Iterator[tuple[str, str]]:
         "patroni": "database" in host.roles and site.patroni,
         "etcd": name in site.etcd,
         "prometheus": "monitoring" in host.roles and site.prometheus,
+        "prometheus-alertmanager": "monitoring" in host.roles and site.alerts,
         "nagios4": "monitoring" in host.roles and site.nagios,
     }
     yield from ((unit, unit) for unit, here in units.items() if here)

@@ -93,6 +93,24 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _host_port(value: str) -> str:
+    match = re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", value)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise ValueError(
+            f"{value!r} is not a host with its port; write one such as smtp.example.org:587"
+        )
+    return value
+
+
+def _hook(value: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[^\s'\"{}]*)?", value):
+        raise ValueError(
+            f"{value!r} is not a URL to which something is posted; write one such as "
+            "https://hooks.example.org/site, without user"
+        )
+    return value
+
+
 def host_pattern(names: list[str], port: int | None = None) -> str:
     """Return a regular expression of the values of `Host`, in small letters, that mean names."""
     alternatives = "|".join(re.escape(f"[{n}]" if ":" in n else n.lower()) for n in names)
@@ -118,6 +136,13 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+#: a host name, or an IP address, and a port
+HostPort = Annotated[str, AfterValidator(_host_port)]
+#: a URL to which something is posted
+HookURL = Annotated[str, AfterValidator(_hook)]
+MailAddress = Annotated[str, StringConstraints(pattern=r"^[\w.+-]+@[\w.-]+$")]
+#: a path of a page, and its query
+PagePath = Annotated[str, StringConstraints(pattern=r"^/[^\s'\"\\]*$")]
 #: a command to which another is added
 ReachCommand = Annotated[str, AfterValidator(_reach)]
 #: how to reach a PostgreSQL server, in libpq's format

@@ -31,6 +31,47 @@ def rules(host: Host, path: Path) -> str:
     return "promtool check rules"
 
 
+_RIGHT_ALERTMANAGER = """\
+route: {receiver: nobody}
+receivers: [{name: nobody}]
+templates: ["*.tmpl"]
+"""
+
+
+def alertmanager(host: Host, path: Path) -> str:
+    """Check the main file of Alertmanager, and the templates that it names."""
+    examine_file(host, path, accepts(host, "amtool", "check-config"), _RIGHT_ALERTMANAGER)
+    return "amtool check-config"
+
+
+def mail_template(host: Host, path: Path) -> str:
+    """Check a template of mails, with a main file that names it."""
+
+    def ask(file: Path) -> Answer:
+        main = write(host.scratch / "main" / "alertmanager.yml", _RIGHT_ALERTMANAGER)
+        write(main.with_name("mail.tmpl"), file.read_text())
+        return accepts(host, "amtool", "check-config")(main)
+
+    examine_file(host, path, ask)
+    return "amtool check-config; its main file: another one"
+
+
+def blackbox(host: Host, path: Path) -> str:
+    """Check how the sites are visited."""
+
+    def ask(file: Path) -> Answer:
+        options = ("--config.check", f"--config.file={file}")
+        answer = host.run("prometheus-blackbox-exporter", *options)
+        if not answer.refused:
+            return Answer(False, [])
+        # what it says before has the time
+        errors = [line[line.index("level=") :] for line in answer.lines if "level=error" in line]
+        return Answer(True, errors or answer.lines)
+
+    examine_file(host, path, ask, "modules: {}\n")
+    return "prometheus-blackbox-exporter --config.check"
+
+
 def dashboard(host: Host, path: Path) -> str:
     """Check the JSON of a dashboard, and its queries as rules of Prometheus."""
     try:
