@@ -132,11 +132,8 @@ class Site:
 
     def statements(self, node: PostgreSQL) -> int:
         """Return how many transactions visitors have made on a node, when they are counted."""
-        return int(
-            node.sql(
-                f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{NAME}'"
-            )
-        )
+        sql = f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{NAME}'"
+        return int(node.sql(sql))
 
 
 def metrics(process: Process) -> dict[str, float]:

@@ -48,6 +48,9 @@ class Router:
             of_standby = pool.pool_like(primary, source, timeout)
             of_standby.connection_class = _StandbyConnection
             self._pools[standby] = of_standby
+        # connections in use that are cut when their node is lost, None: the primary
+        self._reading: dict[_CuttableConnection, Standby | None] = {}
+        self._lock = threading.Lock()
         sampler.on_loss = self._cut
 
     def __getattr__(self, name: str) -> Any:
@@ -56,24 +59,29 @@ class Router:
     def get(self) -> Connection | Refusal:
         """Return a connection to the database of the visit; without one, to the primary."""
         visit = visits.current()
-        if visit is None or visit.standby is None:
-            cnxset = self._primary.get()
-            if visit is not None and isinstance(cnxset, Refusal):
-                visit.doubt("lost")
-            return cnxset
-        if visit.on_primary:
+        if visit is None:
+            return self._primary.get()
+        if visit.standby is not None and visit.on_primary:
             if not visit.primary_up:
                 return Refusal("the primary cannot be reached")
             return self._primary.get()
-        visit.used = True
-        cnxset = self._pools[visit.standby].get()
+        if visit.standby is not None:
+            visit.used = True
+            cnxset = self._pools[visit.standby].get()
+        else:
+            cnxset = self._primary.get()
         if isinstance(cnxset, Refusal):
             visit.doubt("lost")
+        elif isinstance(cnxset, _CuttableConnection) and visit.movable:
+            with self._lock:
+                self._reading[cnxset] = visit.standby
         return cnxset
 
     def release(self, cnxset: Connection | Refusal) -> None:
         """Take a connection back."""
         if isinstance(cnxset, Connection):
+            with self._lock:
+                self._reading.pop(cnxset, None)
             cnxset._owner.release(cnxset)
 
     def close(self) -> None:
@@ -81,11 +89,17 @@ class Router:
         for each in (self._primary, *self._pools.values()):
             each.close()
 
-    def _cut(self, standby: Standby) -> None:
-        """End what waits for a standby that is lost: it would wait as long as that is silent."""
-        owner = self._pools[standby]
-        owner.distrust()
-        _StandbyConnection.cut(owner)
+    def _cut(self, lost: Standby | None) -> None:
+        """End what waits for a node that is lost: it would wait as long as that is silent.
+
+        :param lost: None for the primary
+        """
+        if lost is not None:
+            self._pools[lost].distrust()
+        with self._lock:
+            waiting = [cnxset for cnxset, node in self._reading.items() if node is lost]
+        for cnxset in waiting:
+            cnxset.cut()
 
 
 class _ReadSource:
@@ -110,34 +124,37 @@ class _ReadSource:
         return connection
 
 
-class _StandbyConnection(Connection):
-    """A connection to a standby. Its errors let the visit be made again on the primary."""
+class _CuttableConnection(Connection):
+    """A connection that another thread may cut."""
 
-    _open_ones: "dict[int, tuple[object, socket.socket]]" = {}
+    # of what another thread needs
     _lock = threading.Lock()
+    _socket: socket.socket | None = None
 
     def _open(self) -> None:
         super()._open()
         # a descriptor of our own: libpq may close its own at any time
         sock = socket.socket(fileno=os.dup(self.cnx.fileno()))
         with self._lock:
-            self._open_ones[id(self)] = self._owner, sock
+            self._socket = sock
 
     def close(self, i_know_what_i_do: bool = False) -> None:
         with self._lock:
-            _owner, sock = self._open_ones.pop(id(self), (None, None))
+            sock, self._socket = self._socket, None
         if sock is not None:
             sock.close()
         super().close(i_know_what_i_do)
 
-    @classmethod
-    def cut(cls, owner: object) -> None:
-        """Cut the connections of a pool; whoever uses one gets an error."""
-        with cls._lock:
-            for of, sock in cls._open_ones.values():
-                if of is owner:
-                    with suppress(OSError):
-                        sock.shutdown(socket.SHUT_RDWR)
+    def cut(self) -> None:
+        """Cut the connection; whoever uses it gets an error."""
+        with self._lock:
+            if self._socket is not None:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _StandbyConnection(_CuttableConnection):
+    """A connection to a standby. Its errors let the visit be made again on the primary."""
 
     def statement_failed(self, error: Exception, *, rolled_back: bool) -> None:
         source = self._source
@@ -153,7 +170,7 @@ class _StandbyConnection(Connection):
                 self.lost_by = error
 
 
-class _PrimaryConnection(Connection):
+class _PrimaryConnection(_CuttableConnection):
     """A connection to the primary. It notes the position after each commit of a visit."""
 
     def statement_failed(self, error: Exception, *, rolled_back: bool) -> None:

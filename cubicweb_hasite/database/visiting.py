@@ -5,6 +5,7 @@ A request that is made again is a new one to Pyramid: nothing is kept of the fir
 """
 
 import logging
+import os
 import re
 import threading
 import time
@@ -79,6 +80,9 @@ class _Visiting:
 
     def __init__(self, repo: Repository, found: Sampler, stock: Policy) -> None:
         self._sampler = found
+        # each process begins with another one, so that all are read
+        first = os.getpid() % len(found.standbys)
+        self._standbys = found.standbys[first:] + found.standbys[:first]
         self._stock = stock
         _root, self._prefix = paths.site_root(repo.config)
         site = urlsplit(repo.config["base-url"])
@@ -135,8 +139,18 @@ class _Visiting:
         if up:
             url = f"{environ.get('PATH_INFO', '')}?{environ.get('QUERY_STRING', '')}"
             if _PUBLIC.search(url.removeprefix(self._prefix)):
-                return Visit(safe=True)
-        return self._on_standby(position, up=up) or Visit(safe=True, primary_up=up)
+                return self._on_primary(position)
+        visit = self._on_standby(position, up=up)
+        if visit is not None:
+            return visit
+        for problem in self._problems(position, up=up):
+            metrics.count_refused_standby(problem)
+        return self._on_primary(position, up=up)
+
+    @staticmethod
+    def _on_primary(position: Position | None, *, up: bool = True) -> Visit:
+        # one that has just written is not ended: perhaps no standby has what it has written
+        return Visit(safe=True, primary_up=up, movable=position is None)
 
     def _on_standby(self, position: Position | None, *, up: bool) -> Visit | None:
         """Return a visit of the first standby that may be read, None if there is none."""
@@ -149,24 +163,25 @@ class _Visiting:
             return None
         age = time.monotonic() - standby.fresh
         known = max(time.time() - age, position.time if position is not None else 0.0)
-        return Visit(safe=True, standby=standby, primary_up=up, known=known)
+        return Visit(safe=True, standby=standby, primary_up=up, known=known, movable=True)
 
     def _readable(self, position: Position | None, *, up: bool) -> Standby | None:
-        problems = set()
         # the one that is read now, if it may still be read: visitors stay with it
         current = self._current[0] if self._current is not None else None
-        for standby in sorted(self._sampler.standbys, key=lambda each: each is not current):
-            problem = self._sampler.problem(standby)
-            if not problem and not self._sampler.has(standby, position):
-                problem = "behind"
-            if not problem and not self._goes_on(standby, up=up):
-                problem = "older"
-            if not problem:
+        for standby in sorted(self._standbys, key=lambda each: each is not current):
+            if not self._problem(standby, position, up=up):
                 return standby
-            problems.add(problem)
-        for problem in problems:
-            metrics.count_refused_standby(problem)
         return None
+
+    def _problems(self, position: Position | None, *, up: bool) -> set[str]:
+        """Return why this visitor may read no standby."""
+        return {self._problem(standby, position, up=up) for standby in self._standbys} - {""}
+
+    def _problem(self, standby: Standby, position: Position | None, *, up: bool) -> str:
+        problem = self._sampler.problem(standby)
+        if not problem and not self._sampler.has(standby, position):
+            return "behind"
+        return problem or ("" if self._goes_on(standby, up=up) else "older")
 
     def _goes_on(self, standby: Standby, *, up: bool) -> bool:
         """Return whether no visitor goes back in time who passes to a standby."""
@@ -196,15 +211,16 @@ class _Visiting:
             # the primary may just have been lost
             if not visit.trouble or not visit.primary_up:
                 return None
-            if not known.wait(lambda: not known.primary_up):
-                return None
-            other = self._on_standby(position, up=False)
+            if known.wait(lambda: not known.primary_up):
+                other = self._on_standby(position, up=False)
+            else:  # its connection alone was lost
+                other = self._on_primary(position)
         else:
             reason = visit.reason_to_repeat(response)
             if not reason:
                 return None
             if self._sampler.primary_up:
-                other = Visit(safe=True)
+                other = self._on_primary(position)
             elif visit.trouble == "lost":
                 other = self._on_standby(position, up=False)
                 if other is not None and other.standby is visit.standby:

@@ -23,9 +23,9 @@ _QUESTION = f"""
     SELECT
         recovering,
         CASE
-            WHEN recovering THEN pg_last_wal_replay_lsn()
-            ELSE pg_current_wal_insert_lsn()
-        END::text,
+            WHEN recovering THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint
+            ELSE ({positions.WRITTEN})
+        END,
         CASE WHEN NOT recovering THEN ({positions.ORIGIN}) END,
         (SELECT origin FROM hasite_origin)
     FROM (SELECT pg_is_in_recovery() AS recovering) AS node
@@ -129,8 +129,7 @@ class Node:
         asked, self._asked, self._cursor = self._asked, 0.0, None
         self._new_timeline = not recovering and present != origin
         # one without a position has replayed nothing
-        position = positions.lsn(lsn) if lsn else 0
-        self.sample = Sample(asked, now, recovering, position, origin if recovering else present)
+        self.sample = Sample(asked, now, recovering, lsn or 0, origin if recovering else present)
         if self._failure:
             log.warning("database node %s answers", self.name)
         self._failure = ""

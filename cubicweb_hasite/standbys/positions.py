@@ -18,8 +18,21 @@ ORIGIN = """
     SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
     FROM pg_control_system()
 """
+#: SQL of the position up to which a primary has written, in bytes. At the beginning of a page, or
+#: of a segment, PostgreSQL counts the header of the page, which no standby replays before there is
+#: a record after it (XLogBytePosToRecPtr, SizeOfXLogShortPHD and SizeOfXLogLongPHD).
+WRITTEN = """
+    SELECT position - CASE
+        WHEN position % pg_size_bytes(current_setting('wal_segment_size')) = 40 THEN 40
+        WHEN position % current_setting('wal_block_size')::bigint = 24 THEN 24
+        ELSE 0
+    END
+    FROM (
+        SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS position OFFSET 0
+    ) AS inserted
+"""
 #: SQL that returns, on a primary, what :func:`committed` reads
-POSITION = f"SELECT pg_current_wal_insert_lsn()::text, ({ORIGIN})"
+POSITION = f"SELECT ({WRITTEN}), ({ORIGIN})"
 
 _VALUE = re.compile(r"([0-9a-f]{1,8})-([0-9a-f]{1,16})-([0-9]{1,11}\.[0-9]{1,6})", re.ASCII)
 
@@ -43,24 +56,18 @@ class Position(NamedTuple):
 UNREACHABLE = Position(0, 2**64 - 1, 0.0)
 
 
-def lsn(text: str) -> int:
-    """Return a position as PostgreSQL writes it (`16/B374D848`), in bytes."""
-    high, _slash, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
-
-
 def timeline(origin: str) -> int:
     """Return the timeline of an :data:`ORIGIN`."""
     return int(origin.rpartition("/")[2], 16)
 
 
-def committed(row: tuple[str, str], asked: float) -> Position:
+def committed(row: tuple[int, str], asked: float) -> Position:
     """Return a position of the primary.
 
     :param row: what :data:`POSITION` has returned
     :param asked: when it was asked, in seconds since 1970
     """
-    return Position(timeline(row[1]), lsn(row[0]), asked)
+    return Position(timeline(row[1]), row[0], asked)
 
 
 def of_visitor(cookies: str) -> Position | None:

@@ -60,8 +60,9 @@ class Sampler(threading.Thread):
         self._repo = repo
         self._max_lag = max_lag
         self._max_outage = max_outage
-        #: called with a standby that is lost, by the thread
-        self.on_loss: Callable[[Standby], None] = lambda standby: None
+        #: called by the thread with a standby that is lost, or None if that is the primary
+        self.on_loss: Callable[[Standby | None], None] = lambda standby: None
+        self._primary_losses = 0
         helper = repo.system_source.dbhelper
         port = helper.dbport
         found: dict[tuple[str, str], Node] = {}
@@ -196,6 +197,7 @@ class Sampler(threading.Thread):
             with self._changed:
                 self._samples.clear()
                 self.primary, self._origin = node, sample.origin
+                self._primary_losses = node.losses
                 for standby in self.standbys:
                     standby.fresh = 0.0
         self._samples.append((sample.asked, sample.lsn))
@@ -225,6 +227,11 @@ class Sampler(threading.Thread):
                 if lsn <= sample.lsn:
                     standby.fresh = asked
                     break
+        losses = self.primary.losses if self.primary is not None else 0
+        if self._primary_losses != losses:
+            self._primary_losses = losses
+            if not self.primary_up and self.serves:
+                self.on_loss(None)
         with self._changed:
             self._changed.notify_all()
 

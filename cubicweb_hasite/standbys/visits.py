@@ -18,6 +18,7 @@ class Visit:
     :param standby: which one is read, None: the primary
     :param primary_up: whether the primary could be asked when the database was chosen
     :param known: as of when what is read is known, in seconds since 1970; None: now
+    :param movable: whether it may be ended when its database is lost, to be made again
     """
 
     def __init__(
@@ -27,11 +28,13 @@ class Visit:
         standby: Standby | None = None,
         primary_up: bool = True,
         known: float | None = None,
+        movable: bool = False,
     ) -> None:
         self.safe = safe
         self.standby = standby
         self.primary_up = primary_up
         self.known = known
+        self.movable = movable
         #: whether a connection was taken to the standby
         self.used = False
         #: why its answer is not to be trusted; the first reason
