@@ -46,7 +46,10 @@ class Table:
         """
         cnx = vars(request).get("cw_cnx")
         if visits.reads_standby():
-            return self._read_both(row)
+            return self._read_both(cnx, row)
+        return self._read(cnx, row)
+
+    def _read(self, cnx: Connection | None, row: str) -> str | None:
         if cnx is None:
             with self._repo.internal_cnx() as cnx:
                 return self._data(cnx, row)
@@ -56,16 +59,15 @@ class Table:
         finally:  # after an error too the request may go on
             cnx.system_sql("ROLLBACK TO SAVEPOINT hasite_session", rollback_on_failure=False)
 
-    def _read_both(self, row: str) -> str | None:
+    def _read_both(self, cnx: Connection | None, row: str) -> str | None:
         """Return the data of a row from a standby or, if it has not got it yet, the primary.
 
         A row never changes.
         """
-        with self._repo.internal_cnx() as cnx:
-            data = self._data(cnx, row)
+        data = self._read(cnx, row)
         if data is None:
-            with visits.on_primary(), self._repo.internal_cnx() as cnx:
-                data = self._data(cnx, row)
+            with visits.on_primary():
+                data = self._read(None, row)
         return data
 
     def _data(self, cnx: Connection, row: str) -> str | None:

@@ -17,7 +17,7 @@ from cubicweb.server.repository import Repository
 
 from cubicweb_hasite import options
 from cubicweb_hasite.standbys import nodes, positions
-from cubicweb_hasite.standbys.nodes import Node, Sample
+from cubicweb_hasite.standbys.nodes import Node
 
 log = logging.getLogger(__name__)
 
@@ -188,12 +188,13 @@ class Sampler(threading.Thread):
         sample = node.sample
         if sample is None or sample.recovering:
             return
-        current = self.primary.sample if self.primary is not None else None
         # a primary that was cut off knows nothing of the other one
-        if self.primary is not node and current and _timeline(current) > _timeline(sample):
-            return
+        if self._origin is not None and sample.origin is not None:
+            cluster, _slash, timeline = self._origin.partition("/")
+            if sample.origin.startswith(f"{cluster}/") and sample.origin < f"{cluster}/{timeline}":
+                return
         if self.primary is not node or sample.origin != self._origin:
-            log.warning("primary: %s, on timeline %s", node.name, _timeline(sample))
+            log.info("the primary is %s, of %s", node.name, sample.origin)
             with self._changed:
                 self._samples.clear()
                 self.primary, self._origin = node, sample.origin
@@ -234,10 +235,6 @@ class Sampler(threading.Thread):
                 self.on_loss(None)
         with self._changed:
             self._changed.notify_all()
-
-
-def _timeline(sample: Sample) -> int:
-    return positions.timeline(sample.origin) if sample.origin else 0
 
 
 def remember(repo: Repository, sampler: Sampler) -> None:
