@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg2
 import pytest
 import requests
 from pictures import picture
@@ -17,7 +16,7 @@ from servers.instance import Process
 from servers.postgresql import PostgreSQL
 from servers.support import wait_until
 from servers.visitor import Visitor
-from standby_site import NAME, SOON, Site, Template, created, made_again, metrics, readable, reads
+from standby_site import SOON, Site, Template, created, made_again, metrics, readable, reads
 
 ALBUMS = "view?rql=Any A WHERE A is Album"
 PAGES = ["", "album", ALBUMS, "view?rql=Any X WHERE X is File", "add/Album"]
@@ -246,42 +245,6 @@ def test_get_that_writes(site: Site) -> None:
     assert "two" in admin.get(f"album/{eid}").text
 
 
-def test_recovery_conflict(site: Site) -> None:
-    """What is replayed takes a lock away from a page: it is made again on the primary."""
-    process = site.process()
-    for standby in site.standbys:
-        standby.configure("max_standby_streaming_delay", "0")
-    visitor = Visitor(process.url)
-    wait_until(lambda: from_standby(process, visitor), "the standby to catch up")
-    with (
-        psycopg2.connect(
-            host=site.primary.host, port=site.primary.port, user=site.primary.user, dbname=NAME
-        ) as connection,
-        ThreadPoolExecutor(1) as executor,
-    ):
-        cursor = connection.cursor()
-        cursor.execute("LOCK TABLE cw_Album IN ACCESS EXCLUSIVE MODE")
-        # CubicWeb sorts the tables of a query: one is locked before that of albums
-        page = executor.submit(visitor.get, f"{ALBUMS}, A created_by U")
-        wait_until(lambda: any(map(_locked_by_who_waits, site.standbys)), "the page to wait")
-        [tables] = filter(None, map(_locked_by_who_waits, site.standbys))
-        cursor.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
-        wait_until(lambda: made_again(process, "conflict") == 1, "the conflict")
-        connection.commit()
-        assert page.result().status_code == 200
-    connection.close()
-
-
-def _locked_by_who_waits(node: PostgreSQL) -> str:
-    """Return the tables that are locked by a transaction that waits for another lock."""
-    return node.sql(
-        "SELECT string_agg(DISTINCT relname, ', ') FROM pg_locks JOIN pg_class ON "
-        "relation = pg_class.oid WHERE granted AND relkind = 'r' AND relnamespace = "
-        "'public'::regnamespace AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)",
-        NAME,
-    )
-
-
 def test_images_while_the_primary_is_down(site: Site) -> None:
     """A standby serves them, and no cache keeps them."""
     process = site.process()
@@ -335,16 +298,6 @@ def test_longest_outage(site: Site) -> None:
     assert Visitor(process.url).get(ALBUMS).status_code == 200
     wait_until(lambda: not readable(process), "the end of the outage", timeout=SOON)
     assert Visitor(process.url).get(ALBUMS).status_code == 503
-
-
-def test_role_that_may_not_ask(site: Site) -> None:
-    """Standbys are not read, pages are, and the log says why."""
-    site.primary.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", NAME)
-    process = site.process(ready=False)
-    wait_until(lambda: "permission denied" in process.log, "a line in the log")
-    assert readable(process) == 0
-    assert Visitor(process.url).get(ALBUMS).status_code == 200
-    assert reads(process, "standby") == 0
 
 
 def test_stranger_for_a_standby(site: Site, template: Template, tmp_path: Path) -> None:
