@@ -58,7 +58,8 @@ fuzz:
 	FUZZ=1 FUZZ_SECONDS=$(SECONDS) EXAMPLES=$(or $(EXAMPLES),50) \
 		WIRE_SEED=$${WIRE_SEED:-$$$$} WIRE_REQUESTS=$(or $(WIRE_REQUESTS),10000) \
 		STRESS_SEED=$${STRESS_SEED:-$$$$} STRESS_SECONDS=$(SECONDS) \
-		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py $(ARGS)
+		.venv/bin/pytest test/test_random_graphs.py test/test_stress.py test/test_wire.py \
+		test/test_standby_sequences.py $(ARGS)
 
 .PHONY: docs
 

@@ -25,6 +25,8 @@ REPLACED_SPEED_UPS = (
 )
 
 _SECONDS = ("hasite-image-max-age", "hasite-probe-deadline", "hasite-pool-timeout")
+# a name or an address, that of IPv6 in brackets
+_STANDBY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::([0-9]{1,5}))?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 
 
@@ -74,6 +76,13 @@ def check(config: Mapping[str, Any], views: Container[str]) -> None:
             raise invalid("hasite-page-max-age", f"for a view {view!r}", "views that exist")
     for url in config["hasite-purge-urls"] or ():
         cache_url(url)
+    for host in config["hasite-standby-hosts"] or ():
+        standby(host)
+    lag, outage = config["hasite-standby-max-lag"], config["hasite-standby-max-outage"]
+    if not 1 <= lag <= 60:
+        raise invalid("hasite-standby-max-lag", lag, "1 to 60 seconds")
+    if outage < 0:
+        raise invalid("hasite-standby-max-outage", outage, "0 seconds or more")
     speed_ups(config)
     _warn_of_replaced(config)
 
@@ -108,6 +117,17 @@ def cache_url(url: str) -> SplitResult:
     if not complete or parts.query or parts.username:
         raise invalid("hasite-purge-urls", repr(url), "URLs such as http://10.0.0.1:3128/")
     return parts
+
+
+def standby(entry: str) -> tuple[str, int | None]:
+    """Return host and port of an entry of `hasite-standby-hosts`, None for that of `db-port`.
+
+    :raises ConfigurationError: it is not a host, with or without a port.
+    """
+    match = _STANDBY.fullmatch(entry.strip())
+    if match is None or (match[3] and not 0 < int(match[3]) < 65536):
+        raise invalid("hasite-standby-hosts", repr(entry), "hosts such as db2 or 10.0.0.2:5432")
+    return match[1] or match[2], int(match[3]) if match[3] else None
 
 
 def speed_ups(config: Mapping[str, Any]) -> set[str]:

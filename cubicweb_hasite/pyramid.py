@@ -18,7 +18,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from cubicweb_hasite import names, options, parts, paths, responses, upstream
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.coherence import listener, users
-from cubicweb_hasite.database import pool
+from cubicweb_hasite.database import pool, visiting
 from cubicweb_hasite.database.answers import storage_unavailable, unavailability, unavailable
 from cubicweb_hasite.hooks import purge_types
 from cubicweb_hasite.images import lookup
@@ -49,9 +49,10 @@ def includeme(config: Configurator) -> None:
     config.include(users)
     if not in_tests:  # CubicWeb's test cases hold connections of the stock pool
         draining.start(instance)
+        pool.heal_connections(repo, instance["hasite-pool-timeout"])
+        visiting.start(config, instance["hasite-pool-timeout"])
         config.add_subscriber(track_in_flight, ApplicationCreated)
         config.add_subscriber(freeze_gc, ApplicationCreated)
-        pool.heal_connections(repo, instance["hasite-pool-timeout"])
         upstream.look_types_up(repo)
         listener.start(repo, purge_types.start)
     for error in unavailability(repo.system_source):
@@ -66,6 +67,7 @@ def includeme(config: Configurator) -> None:
         from cubicweb_hasite import upstream_web
 
         upstream_web.print_no_monitors()
+        upstream_web.stamp_forms()
         if "hasite-remember-source-lines" in speed_ups:
             upstream_web.remember_source_lines()
     config.add_tween(

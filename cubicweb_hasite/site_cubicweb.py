@@ -185,6 +185,40 @@ options = (
         },
     ),
     (
+        "hasite-standby-hosts",
+        {
+            "type": "csv",
+            "default": (),
+            "help": "hot standbys of the database from which GET and HEAD are read, each a host "
+            "with or without a port, e.g. `db2,db3:5433`. They are connected to as the primary "
+            f"is. See {documentation}/standbys.md. Empty: everything is read from the primary.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
+        "hasite-standby-max-lag",
+        {
+            "type": "float",
+            "default": 5.0,
+            "help": "how far behind the primary a standby may be that is read, in seconds, "
+            "from 1 to 60.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
+        "hasite-standby-max-outage",
+        {
+            "type": "float",
+            "default": 3600.0,
+            "help": "how long standbys are read while the primary cannot be reached, in seconds. "
+            "They must have been fresh when it was lost. After that, pages answer 503.",
+            "group": "hasite",
+            "level": 2,
+        },
+    ),
+    (
         "hasite-monitor-access",
         {
             "type": "string",

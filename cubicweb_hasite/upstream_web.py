@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from cubicweb import ValidationError
 from cubicweb_web import bwcompat
 from cubicweb_web.request import CubicWebRequestBase
+from cubicweb_web.views import forms
 from logilab.common.changelog import Version
 from pyramid.request import Request
 from pyramid.response import Response
 
 from cubicweb_hasite import paths
 from cubicweb_hasite.monitoring import routes
+from cubicweb_hasite.standbys import visits
 
 _CUBICWEB_WEB = Version(version("cubicweb-web"))
 
@@ -68,6 +70,21 @@ def _source_lines(controller: type) -> tuple[None, int]:
 @cache
 def _first_line(controller: type) -> int:
     return inspect.getsourcelines(controller)[1]
+
+
+def stamp_forms() -> None:
+    """Let the form of an entity, read from a standby, say as of when its data is known.
+
+    `EntityFieldsForm.add_generation_time` (cubicweb_web/views/forms.py) takes the time of the
+    clock. When the form is sent, changes since then are conflicts: one that the standby had not
+    yet replayed would be overwritten.
+    """
+    if Version("1.6.2") >= _CUBICWEB_WEB:
+        forms.EntityFieldsForm.add_generation_time = _add_time_of_data
+
+
+def _add_time_of_data(form: forms.EntityFieldsForm) -> None:
+    form.add_hidden("__form_generation_time", f"{visits.known():.6f}", eidparam=True)
 
 
 def print_no_monitors() -> None:

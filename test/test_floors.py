@@ -26,6 +26,7 @@ FLOORS = (
     {"monitoring"},
     {"responses"},
     {"caches", "operations", "sessions", "storages"},
+    {"standbys"},
     {
         "names",
         "parts",
@@ -141,6 +142,7 @@ def test_no_circle() -> None:
         ("images", "database"),
         ("hooks", "views"),
         ("names", "caches"),
+        ("standbys", "sessions"),
         ("deploy", "caches"),
         ("upgrades", "monitoring"),
         ("monitoring", "deploy"),

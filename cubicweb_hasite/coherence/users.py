@@ -17,6 +17,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from cubicweb_hasite.coherence import passwords
+from cubicweb_hasite.standbys import visits
 
 #: how many users a process remembers
 _MAX_USERS = 100
@@ -52,13 +53,19 @@ class Users:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        with repo.internal_cnx() as cnx:
-            built = repo._build_user(cnx, key[1])
-            language = built.prefered_language()
-            built.cw_clear_relation_cache()
-            user = tools.clone_user(repo, built)
+        current = True
+        try:
+            with visits.on_primary():
+                user, language = _build(repo, key[1])
+        except Exception:
+            if not visits.reads_standby():
+                raise
+            # the primary cannot be asked, or has no such user any more
+            user, language = _build(repo, key[1])
+            current = False
         with self._lock:
-            if changes == self._changes:  # else it may have been read before a change
+            # else it may have been read before a change
+            if current and changes == self._changes:
                 self._known[key] = user, language
                 if len(self._known) > _MAX_USERS:
                     self._known.popitem(last=False)
@@ -69,6 +76,14 @@ class Users:
         with self._lock:
             self._changes += 1
             self._known.clear()
+
+
+def _build(repo: Repository, eid: int) -> tuple[CWUser, str]:
+    with repo.internal_cnx() as cnx:
+        built = repo._build_user(cnx, eid)
+        language = built.prefered_language()
+        built.cw_clear_relation_cache()
+        return tools.clone_user(repo, built), language
 
 
 USERS = Users()
@@ -125,6 +140,7 @@ def _log_out(request: Request) -> None:
     if getattr(request, "_hasite_logged_out", False):
         return
     request._hasite_logged_out = True
+    visits.doubt("logged out")  # a standby may not know the user, or the password, yet
     headers = request.registry["cubicweb.authpolicy"].forget(request)
 
     def remove(_request: Request, response: Response) -> None:

@@ -30,6 +30,9 @@ class Owner(Protocol):
     def distrust(self) -> None:
         """Use none of the present connections again."""
 
+    def release(self, cnxset: Any) -> None:
+        """Take a connection back."""
+
 
 class Refusal:
     """Takes the place of a connection that cannot be had: its users get the reason.
@@ -81,7 +84,8 @@ class Connection(ConnectionWrapper):
         self.lost_by: Exception | None = None
         #: whether a transaction was lost since the connection was handed out
         self.failed = False
-        self.cnx = self._cu = None
+        self.cnx: Any = None
+        self._cu: Any = None
 
     def open(self) -> None:
         """Prepare the connection to be handed out: open it again if it may not be used any more.

@@ -13,27 +13,25 @@ restores one runs `hasite-advance-eids`.
 
 from cubicweb.server.session import Connection
 
+from cubicweb_hasite.standbys.positions import ORIGIN
+
 #: how far the next eid is set above the last one known
 STEP = 1_000_000
 #: `entities.eid` is an INTEGER (cubicweb/server/sources/native.py, `sql_schema`)
 LARGEST = 2**31 - 1
 
-_ORIGIN = """
-    SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
-    FROM pg_control_system()
-"""
 # the row of `entities_id_seq` is locked: other processes wait, and find it done
 _STATEMENTS = [
     "CREATE TABLE IF NOT EXISTS hasite_origin (origin TEXT NOT NULL)",
     f"""
     INSERT INTO hasite_origin
-    SELECT origin FROM ({_ORIGIN}) AS present (origin)
+    SELECT origin FROM ({ORIGIN}) AS present (origin)
     WHERE NOT EXISTS (SELECT FROM hasite_origin)
     """,
     f"""
     CREATE OR REPLACE FUNCTION hasite_advance_eids() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
-        present text := ({_ORIGIN});
+        present text := ({ORIGIN});
     BEGIN
         UPDATE hasite_origin SET origin = present WHERE origin <> present;
         IF FOUND AND NEW.last < {LARGEST - 100 * STEP} THEN

@@ -32,6 +32,11 @@ from cubicweb_hasite.database.connection import Connection, Refusal, commit_whol
 _CUBICWEB = Version(version("cubicweb"))
 
 
+def heals(repo: Repository) -> bool:
+    """Return whether :func:`heal_connections` does something for this database and CubicWeb."""
+    return Version("5.0.1") >= _CUBICWEB and repo.system_source.dbdriver == "postgres"
+
+
 def heal_connections(repo: Repository, timeout: float) -> None:
     """Replace the parts of CubicWeb that hand out connections to PostgreSQL.
 
@@ -39,16 +44,27 @@ def heal_connections(repo: Repository, timeout: float) -> None:
 
     :param timeout: how long to wait for a connection of an exhausted pool, in seconds
     """
-    source, stock = repo.system_source, repo.cnxsets
-    if Version("5.0.1") < _CUBICWEB or source.dbdriver != "postgres":
+    if not heals(repo):
         return
+    source, stock = repo.system_source, repo.cnxsets
     stock.close()
-    repo.cnxsets = _Pool(stock, timeout) if isinstance(stock, _CnxSetPool) else _Unpooled(source)
+    repo.cnxsets = pool_like(stock, source, timeout)
     source.eid_generator.close()
     source.eid_generator = _EidGenerator(source, repo.cnxsets)
     source.create_eid = source.eid_generator.create_eid
     for name in ("doexec", "_handle_insert_entity_sql", "doexecmany"):
         setattr(source, name, _watched(source, getattr(source, name)))
+
+
+def pool_like(stock: _BaseCnxSet, source: NativeSQLSource, timeout: float) -> "Unpooled":
+    """Return a pool of the size of another one, or none if the other is none.
+
+    :param source: what opens the connections
+    :param timeout: how long to wait for a connection of an exhausted pool, in seconds
+    """
+    if isinstance(stock, _CnxSetPool):
+        return _Pool(stock, source, timeout)
+    return Unpooled(source)
 
 
 def keep_transactions_whole(repo: Repository) -> None:
@@ -84,7 +100,7 @@ def _watched(source: NativeSQLSource, stock: Callable[..., Any]) -> Callable[...
     return execute
 
 
-class _Unpooled(_BaseCnxSet):
+class Unpooled(_BaseCnxSet):
     """Opens a connection for each use, and never raises: it hands out a :class:`Refusal` instead.
 
     `Connection.__enter__` (cubicweb/server/session.py, lines 345 and 346) marks itself as open
@@ -95,6 +111,8 @@ class _Unpooled(_BaseCnxSet):
     """
 
     generation = 0
+    #: the class of its connections
+    connection_class: type[Connection] = Connection
 
     def get(self) -> Connection | Refusal:
         try:
@@ -113,10 +131,10 @@ class _Unpooled(_BaseCnxSet):
         self.generation += 1
 
     def _take(self) -> Connection:
-        return Connection(self._source, self)
+        return self.connection_class(self._source, self)
 
 
-class _Pool(_Unpooled, _CnxSetPool):
+class _Pool(Unpooled, _CnxSetPool):
     """A pool that loses no slot to a failing database, and hands out no dead connection.
 
     `_CnxSetPool.get` (cubicweb/server/repository.py, lines 302 to 329) waits 5 seconds, raises
@@ -124,8 +142,8 @@ class _Pool(_Unpooled, _CnxSetPool):
     more than the maximum when several threads ask at once.
     """
 
-    def __init__(self, stock: _CnxSetPool, timeout: float):
-        super().__init__(stock._source, 0, stock.max_size, stock.idle_timeout)
+    def __init__(self, stock: _CnxSetPool, source: NativeSQLSource, timeout: float):
+        super().__init__(source, 0, stock.max_size, stock.idle_timeout)
         self.min_size = stock.min_size
         self.timeout = timeout
 
@@ -140,7 +158,7 @@ class _Pool(_Unpooled, _CnxSetPool):
             except queue.Empty:
                 self.idle = time.time()
                 if not self.max_size or len(self._cnxsets) < self.max_size:
-                    self._cnxsets.append(Connection(self._source, self))
+                    self._cnxsets.append(self.connection_class(self._source, self))
                     return self._cnxsets[-1]
         return self._queue.get(timeout=self.timeout)
 
@@ -152,7 +170,7 @@ class _EidGenerator(DefaultEidGenerator):
     transaction: nothing can be created any more until the process ends.
     """
 
-    def __init__(self, source: NativeSQLSource, owner: _Unpooled):
+    def __init__(self, source: NativeSQLSource, owner: Unpooled):
         super().__init__(source)
         self._owner = owner
         self._generation = owner.generation

@@ -9,6 +9,7 @@ a proxy changes, such as an address.
 import hmac
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from cubicweb_hasite.monitoring.probes import Reading
 from cubicweb_hasite.names import LIVEZ, METRICS, MONITOR_PATHS, READYZ
 from cubicweb_hasite.operations import accepting, restart
 from cubicweb_hasite.operations.draining import is_draining
+from cubicweb_hasite.standbys import sampler
 from cubicweb_hasite.storages import check
 
 # names and kinds of the checks in JSON
@@ -96,14 +98,16 @@ def answer(
     failures = [reading for reading in readings.values() if not reading.ok]
     status = 503 if failures else 200
     if wants_json:
-        return _answer(status, "application/json", _json(repo, readings))
+        # three states are known where there are standbys
+        state = _state(readings) if name == READYZ and sampler.of(repo) is not None else ""
+        return _answer(status, "application/json", _json(repo, readings, state))
     warnings: list[str] = []
     if name in readings:
         text = readings[name].text
     elif name == LIVEZ:
         text = "ServiceOK : alive"
     else:
-        text = summary(failures) or "ServiceOK : ready"
+        text = summary(failures) or f"ServiceOK : {_state(readings)}"
         advice = restart.advice(repo.config)
         if advice:
             warnings.append(f"restart this instance: {advice}")
@@ -147,13 +151,21 @@ def readiness(repo: Repository) -> dict[str, Reading]:
     readings = {
         "draining": Reading(not draining, "ServiceKO : draining" if draining else "not draining"),
         "free_pool": probes.read("free_pool", repo),
-        "monitor_db": probes.read("monitor_db", repo),
+        "monitor_db": _readable(probes.read("monitor_db", repo)),
     }
     if check.names(repo):
         readings["storage"] = probes.read("storage", repo)
     if readings["monitor_db"].checked:
         readings["monitor_version"] = _accepted(repo, probes.read("monitor_version", repo))
     return readings
+
+
+def _readable(reading: Reading) -> Reading:
+    """Return a healthy reading if pages are served although the database cannot be written to."""
+    if not reading.reads_only:
+        return reading
+    text = reading.text.removeprefix("ServiceKO : ")
+    return replace(reading, ok=True, text=text, degraded=True)
 
 
 def _accepted(repo: Repository, reading: Reading) -> Reading:
@@ -169,11 +181,19 @@ def summary(failures: Iterable[Reading]) -> str:
     return f"ServiceKO : {'; '.join(texts)}" if texts else ""
 
 
+def _state(readings: Mapping[str, Reading]) -> str:
+    """Return in which of three states an instance is: `ready`, `reads only` or `not ready`."""
+    if not all(reading.ok for reading in readings.values()):
+        return "not ready"
+    reads_only = any(reading.reads_only for reading in readings.values())
+    return "reads only" if reads_only else "ready"
+
+
 def _wants_json(query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
     return "application/json" in headers.get("Accept", "") or query.get("format") == "json"
 
 
-def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
+def _json(repo: Repository, readings: Mapping[str, Reading], state: str) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     failures = [reading for reading in readings.values() if not reading.ok]
     warnings = [reading for reading in readings.values() if reading.degraded]
@@ -183,6 +203,8 @@ def _json(repo: Repository, readings: Mapping[str, Reading]) -> str:
         "description": "instance of CubicWeb with cubicweb-hasite",
         "releaseId": version,
     }
+    if state:
+        health["state"] = state
     if failures:
         health["output"] = summary(failures)
     elif warnings:

@@ -18,6 +18,7 @@ from cubicweb_hasite.caches import purge
 from cubicweb_hasite.monitoring import probes
 from cubicweb_hasite.operations import restart
 from cubicweb_hasite.operations.draining import is_draining
+from cubicweb_hasite.standbys import sampler, visits
 from cubicweb_hasite.storages import check
 
 try:
@@ -64,6 +65,30 @@ def count_redirect() -> None:
         _redirects.inc()
 
 
+def count_read(*, standby: bool) -> None:
+    """Count a request that changes nothing, by the database from which it is answered."""
+    if AVAILABLE:
+        _reads.labels("standby" if standby else "primary").inc()
+
+
+def count_made_again(reason: str) -> None:
+    """Count a request that a standby has answered, and that is made again.
+
+    :param reason: that of `Visit.reason_to_repeat`
+    """
+    if AVAILABLE:
+        _made_again.labels(reason).inc()
+
+
+def count_refused_standby(reason: str) -> None:
+    """Count a request for which no standby may be read.
+
+    :param reason: that of `Sampler.problem`, or `behind` or `older` for this visitor
+    """
+    if AVAILABLE:
+        _refused.labels(reason).inc()
+
+
 def count_notice() -> None:
     """Count a notice of another process, or of this one."""
     if AVAILABLE:
@@ -104,14 +129,15 @@ def response_tween_factory(handler: Handler, registry: Registry) -> Handler:
     """Count the responses to visitors, but not those of monitors."""
 
     def response_tween(request: Request) -> Response:
-        status_class = "5xx"
+        status_class, response = "5xx", None
         try:
             response = handler(request)
             status_class = f"{response.status_code // 100}xx"
             return response
         finally:
             route = request.matched_route
-            if route is None or not route.name.startswith("hasite_"):
+            visitor = route is None or not route.name.startswith("hasite_")
+            if visitor and not visits.is_discarded(response):
                 _responses.labels(status_class).inc()
 
     return response_tween
@@ -129,6 +155,13 @@ if AVAILABLE:
     _refreshed = Gauge(
         "hasite_refresh_timestamp_seconds",
         "When all that is remembered of the database was read last.",
+    )
+    _reads = Counter("hasite_reads", "GET and HEAD by the database that was read.", ["database"])
+    _made_again = Counter(
+        "hasite_reads_made_again", "Answers of standbys that were made again.", ["reason"]
+    )
+    _refused = Counter(
+        "hasite_standby_refusals", "Requests for which no standby could be read.", ["reason"]
     )
     _redirects = Counter("hasite_former_url_redirects", "Redirects from a former URL.")
     _pool_waits = Histogram(
@@ -156,6 +189,7 @@ if AVAILABLE:
             if repo is not None:
                 yield from _probe_metrics(repo)
                 yield from _pool_metrics(repo)
+                yield from _standby_metrics(repo)
                 yield from _purge_metrics(repo)
                 yield _gauge(
                     "draining", "Whether the instance is being drained.", is_draining(repo.config)
@@ -209,6 +243,28 @@ def _pool_metrics(repo: Repository) -> Iterator["Metric"]:
     yield _gauge(
         "pool_max_connections", "Maximum size of the pool; 0: unlimited.", values["maximum"]
     )
+
+
+def _standby_metrics(repo: Repository) -> Iterator["Metric"]:
+    found = sampler.of(repo)
+    if found is None:
+        return
+    readable = GaugeMetricFamily(
+        "hasite_standby_readable", "Whether the standby may be read.", labels=["standby"]
+    )
+    lag = GaugeMetricFamily(
+        "hasite_standby_lag_seconds",
+        "How far behind the primary the standby may be.",
+        labels=["standby"],
+    )
+    for standby in found.standbys:
+        readable.add_metric([standby.name], not found.problem(standby))
+        seconds = found.lag(standby)
+        if seconds is not None:
+            lag.add_metric([standby.name], seconds)
+    yield readable
+    yield lag
+    yield _gauge("primary_up", "Whether the primary answers the instance.", found.primary_up)
 
 
 def _purge_metrics(repo: Repository) -> Iterator["Metric"]:

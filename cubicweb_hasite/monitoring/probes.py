@@ -11,7 +11,7 @@ import logging
 import os
 import runpy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from socket import gethostname
@@ -23,6 +23,7 @@ from cubicweb.server.sqlutils import SQL_PREFIX
 
 from cubicweb_hasite import versions
 from cubicweb_hasite.monitoring.polls import DatabaseUnavailable, query
+from cubicweb_hasite.standbys import sampler
 from cubicweb_hasite.storages import check
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Reading:
     checked: bool = True
     #: whether something is out of order that is no reason to take the instance out of service
     degraded: bool = False
+    #: whether the database cannot be written to, while pages are read from a standby
+    reads_only: bool = False
 
     @property
     def status(self) -> int:
@@ -56,15 +59,25 @@ def read(name: str, repo: Repository) -> Reading:
     :param name: that of a monitor, `free_pool` or `storage`
     """
     try:
-        reading = (_OTHERS | PROBES)[name](repo)
+        reading = _tell_of_standbys(repo, name, (_OTHERS | PROBES)[name](repo))
     except DatabaseUnavailable as exc:  # which is already logged
-        return Reading(False, f"ServiceKO : {exc}", checked=False)
+        reading = Reading(False, f"ServiceKO : {exc}", checked=False)
+        return _tell_of_standbys(repo, name, reading)
     except Exception:
         reading = Reading(False, "ServiceKO : the monitor failed, see the log of the instance")
         _log(repo, name, reading, exc_info=True)
     else:
         _log(repo, name, reading)
     return reading
+
+
+def _tell_of_standbys(repo: Repository, name: str, reading: Reading) -> Reading:
+    """Let the truth about writing say that pages are served all the same, if they are."""
+    found = sampler.of(repo)
+    if name != "monitor_db" or reading.ok or found is None or not found.serves:
+        return reading
+    text = f"{reading.text}; pages are read from a standby"
+    return replace(reading, text=text, reads_only=True)
 
 
 def _log(repo: Repository, name: str, reading: Reading, *, exc_info: bool = False) -> None:

@@ -11,6 +11,8 @@ from cubicweb.server.repository import Repository
 from cubicweb.server.session import Connection
 from pyramid.request import Request
 
+from cubicweb_hasite.standbys import visits
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +45,11 @@ class Table:
         :raises Exception: the database does not answer.
         """
         cnx = vars(request).get("cw_cnx")
+        if visits.reads_standby():
+            return self._read_both(cnx, row)
+        return self._read(cnx, row)
+
+    def _read(self, cnx: Connection | None, row: str) -> str | None:
         if cnx is None:
             with self._repo.internal_cnx() as cnx:
                 return self._data(cnx, row)
@@ -51,6 +58,17 @@ class Table:
             return self._data(cnx, row)
         finally:  # after an error too the request may go on
             cnx.system_sql("ROLLBACK TO SAVEPOINT hasite_session", rollback_on_failure=False)
+
+    def _read_both(self, cnx: Connection | None, row: str) -> str | None:
+        """Return the data of a row from a standby or, if it has not got it yet, the primary.
+
+        A row never changes.
+        """
+        data = self._read(cnx, row)
+        if data is None:
+            with visits.on_primary():
+                data = self._read(None, row)
+        return data
 
     def _data(self, cnx: Connection, row: str) -> str | None:
         query = "SELECT data FROM hasite_session WHERE id=%(id)s"
@@ -64,7 +82,7 @@ class Table:
         """
         now = int(time.time())
         try:
-            with self._repo.internal_cnx() as cnx:
+            with visits.on_primary(), self._repo.internal_cnx() as cnx:
                 cnx.system_sql(
                     "INSERT INTO hasite_session (id, written, data) "
                     "VALUES (%(id)s, %(written)s, %(data)s)",
@@ -91,7 +109,7 @@ class Table:
 
     def _delete(self, condition: str, **values: object) -> None:
         try:
-            with self._repo.internal_cnx() as cnx:
+            with visits.on_primary(), self._repo.internal_cnx() as cnx:
                 cnx.system_sql(f"DELETE FROM hasite_session WHERE {condition}", values)
                 cnx.commit()
         except Exception as error:  # they are deleted later
