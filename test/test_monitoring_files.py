@@ -199,6 +199,18 @@ def test_alerts_of_hosts(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_alerts_of_backups(tmp_path: Path) -> None:
+    """Those of a site with pgBackRest, in place of those without."""
+    rendering = render.render(load.load(SITE.with_name("backup.toml")), drawing=False)
+    rules = rendering["store/etc/prometheus/hasite/postgresql.rules.yml"].content
+    assert rules.count(b"alert: BackupOld") == 1
+    (tmp_path / "postgresql.rules.yml").write_bytes(rules)
+    test = tmp_path / "test.yml"
+    test.write_text(ALERTS_TEST.with_name("backup_alerts_test.yml").read_text())
+    result = subprocess.run([PROMTOOL, "test", "rules", test], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_metrics_exist(instance: Instance) -> None:
     """The alerts and the dashboard ask for metrics, and labels, that an instance has."""
     port = free_port()

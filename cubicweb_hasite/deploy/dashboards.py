@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ _FOLDER = Path(__file__).parent.parent / "monitoring"
 def load_metrics() -> dict[str, dict[str, Any]]:
     """Return what is shown and watched of each program, by the names of the jobs of Prometheus."""
     return tomllib.loads((_FOLDER / "metrics.toml").read_text())
+
+
+def alerts(metrics: dict[str, Any], sections: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the alerts of a program that a site needs.
+
+    :param metrics: the table of the program in metrics.toml, where `with` and `without` name a
+        section of the site file
+    :param sections: the sections that the site file has
+    """
+    return [
+        alert
+        for alert in metrics["alerts"]
+        if alert.get("with") in (None, *sections) and alert.get("without") not in sections
+    ]
 
 
 def cubicweb_alerts() -> str:

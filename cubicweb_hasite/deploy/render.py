@@ -5,7 +5,8 @@ import posixpath
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cubicweb_hasite import names
 from cubicweb_hasite.__pkginfo__ import documentation, version
-from cubicweb_hasite.deploy import dashboards, host_checks, limits, tables
+from cubicweb_hasite.deploy import (
+    dashboards,
+    database_files,
+    host_checks,
+    limits,
+    secret_files,
+    tables,
+)
 from cubicweb_hasite.deploy.drawing import draw
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, Rendering
-from cubicweb_hasite.deploy.site import CHECK_FALL, Host, exporters, shows_nagios
+from cubicweb_hasite.deploy.site import CHECK_FALL, Host, Role, exporters, shows_nagios
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -80,11 +88,12 @@ class _Renderer:
             "balancer_addresses": [host.address for host in site.balancers.values()],
             "web_addresses": [host.address for host in site.web.values()],
             "names": names,
-            "secrets": tables.secrets(site),
+            "secrets": secret_files.secrets(site),
             "shares_pages": any(web.shares_pages for web in site.sites.values()),
             "tls": bool(certificates),
             "certificates": [path for path, _name in certificates],
             "certificate_hosts": certificates,
+            "certified": tables.certified(site),
             "cache_unit": "squid" if site.squid else "varnish",
         }
 
@@ -117,15 +126,16 @@ class _Renderer:
 
     def host_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         """Yield the files of a host, by their paths on it without the first `/`."""
-        groups = {
+        groups: dict[Role, Callable[[str, Host], Iterator[tuple[str, File]]]] = {
             "balancer": self._balancer_files,
             "web": self._web_files,
-            "database": self._database_files,
+            "database": partial(database_files.node_files, self.site, self._file),
             "monitoring": self._monitoring_files,
         }
         for role in groups:
             if role in host.roles:
                 yield from groups[role](name, host)
+        yield from database_files.backup_files(self.site, self._file, name, host)
         if name in self.site.etcd:
             yield "etc/default/etcd", self._file("default/etcd", name=name, host=host)
         if self.site.prometheus:
@@ -213,28 +223,6 @@ class _Renderer:
             )
         yield "usr/local/share/hasite/check_storage.py", self._file("share/check_storage")
 
-    def _database_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
-        site, postgresql = self.site, self.site.postgresql
-        context: dict[str, Any] = {
-            "name": name,
-            "host": host,
-            "sizes": tables.sizes(host.memory or 1, postgresql.max_connections),
-            "hba": list(tables.hba(site)),
-            "other_nodes": [o.address for n, o in site.database.items() if n != name],
-        }
-        if site.patroni:
-            yield "etc/patroni/config.yml", self._file("patroni/config.yml", **context)
-        else:
-            folder = f"etc/postgresql/{postgresql.version}/main"
-            yield (
-                f"{folder}/conf.d/hasite.conf",
-                self._file("postgresql/hasite.conf", **context),
-            )
-            yield f"{folder}/pg_hba.conf", self._file("postgresql/pg_hba.conf", **context)
-        yield "usr/local/sbin/hasite-backup", self._file("sbin/hasite-backup", 0o755)
-        for unit in ("hasite-backup.service", "hasite-backup.timer"):
-            yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}")
-
     def _monitoring_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site = self.site
         context: dict[str, Any] = {"name": name, "host": host}
@@ -258,7 +246,8 @@ class _Renderer:
             if program == "cubicweb":
                 rules = File(f"{self._made('#')}\n{dashboards.cubicweb_alerts()}".encode())
             else:
-                alerts = metrics["alerts"]
+                parts = [part for part in type(site).model_fields if getattr(site, part)]
+                alerts = dashboards.alerts(metrics, parts)
                 rules = self._file("prometheus/rules.yml", program=program, alerts=alerts)
             yield f"etc/prometheus/hasite/{program}.rules.yml", rules
             dashboard = dashboards.dashboard(program, metrics, self._made("").strip())
@@ -290,6 +279,7 @@ class _Renderer:
                 "balancer": "#e3f0ff",
                 "web": "#fde8d7",
                 "database": "#dff2df",
+                "backup": "#efe6f7",
                 "monitoring": "#eeeeee",
             },
         )

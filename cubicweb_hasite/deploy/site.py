@@ -6,6 +6,7 @@ from functools import cached_property
 
 from pydantic import Field
 
+from cubicweb_hasite.deploy.backup import Backup
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -32,6 +33,7 @@ __all__ = [
     "OWN_CONNECTIONS",
     "RESERVED_CONNECTIONS",
     "Apache",
+    "Backup",
     "Balancer",
     "Check",
     "Host",
@@ -116,6 +118,7 @@ class Site(Section):
     storage: Storage | None = None
     postgresql: PostgreSQL
     patroni: Patroni | None = None
+    backup: Backup | None = None
     prometheus: Prometheus | None = None
     nagios: Nagios | None = None
     upgrade: Upgrade = Upgrade()
@@ -139,6 +142,11 @@ class Site(Section):
     def database(self) -> dict[str, Host]:
         """The database nodes."""
         return self.with_role("database")
+
+    @cached_property
+    def backup_hosts(self) -> dict[str, Host]:
+        """The host that keeps the backups."""
+        return self.with_role("backup")
 
     @cached_property
     def monitoring(self) -> dict[str, Host]:
@@ -241,6 +249,11 @@ def _listeners(site: Site) -> Iterator[Listener]:
         if site.patroni:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
+    if site.backup:
+        for hosts, clients in ((site.database, "backup"), (site.backup_hosts, "database")):
+            for name, host in hosts.items():
+                here = (name, host.address, site.backup.port)
+                yield Listener(*here, "pgBackRest", "backups", (clients,))
     for name, host in site.etcd.items():
         yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))

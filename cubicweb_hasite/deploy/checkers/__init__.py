@@ -7,7 +7,15 @@ that are given others; else they read a copy of the file. Each is said in the re
 from collections.abc import Callable
 from pathlib import Path
 
-from cubicweb_hasite.deploy.checkers import balancers, database, monitoring, texts, units, web
+from cubicweb_hasite.deploy.checkers import (
+    backups,
+    balancers,
+    database,
+    monitoring,
+    texts,
+    units,
+    web,
+)
 from cubicweb_hasite.deploy.programs import Host
 
 Checker = Callable[[Host, Path], str]
@@ -21,6 +29,7 @@ CHECKERS: list[tuple[str, Checker | str]] = [
     ("etc/apache2/*", web.apache),
     ("etc/systemd/system/*", units.unit),
     ("etc/patroni/*", database.patroni),
+    ("etc/pgbackrest/*", backups.pgbackrest),
     ("etc/postgresql/*/pg_hba.conf", "PostgreSQL reads it when it runs: see pg_hba_file_rules"),
     ("etc/postgresql/*", database.postgresql),
     ("etc/prometheus/prometheus.yml", monitoring.prometheus),
