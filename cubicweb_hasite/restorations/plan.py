@@ -152,7 +152,9 @@ class Plan:
         else:
             yield Command(self._on(self.first, f"systemctl start {self.cluster}"))
         line = "psql -Atc 'SELECT pg_is_in_recovery()'"
-        wait = f"while su postgres -c {quote(line)} | grep -q t; do sleep 1; done"
+        ended = f"su postgres -c {quote(line)} 2>&1 | grep -q '^f'"
+        stopped = f"[ ! -e {self.folder}/postmaster.pid ]"
+        wait = f"until {ended} || {stopped}; do sleep 1; done"
         yield Command(self._on(self.first, f"cd /; {wait}"))
         yield Command(self._postgres(self.first, line), prints="f")
         settings = ("recovery_target_time", "recovery_target_action", "restore_command")
