@@ -250,10 +250,10 @@ def _listeners(site: Site) -> Iterator[Listener]:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
     if site.backup:
-        for hosts, clients in ((site.database, "backup"), (site.backup_hosts, "database")):
+        port = site.backup.port
+        for hosts, other in ((site.database, "backup"), (site.backup_hosts, "database")):
             for name, host in hosts.items():
-                here = (name, host.address, site.backup.port)
-                yield Listener(*here, "pgBackRest", "backups", (clients,))
+                yield Listener(name, host.address, port, "pgBackRest", "backups", (other,))
     for name, host in site.etcd.items():
         yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
