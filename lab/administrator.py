@@ -26,38 +26,44 @@ class Administrator:
         self,
         hosts: Mapping[str, Host],
         leader: Callable[[], Host],
-        words: Mapping[str, str],
+        words: dict[str, str],
         typed: str,
     ) -> None:
         self._hosts = hosts
         self._leader = leader
-        self._words = words
+        self.words = words
         self._typed = typed
         self._former = Block("", "")
 
-    def carry_out(self, block: Block) -> None:
+    def carry_out(self, block: Block, *, alone: str = "") -> None:
         """Do what a block says. What it is said to print, it must print.
 
+        :param alone: a host, for which it is done alone, if at all; what `admin` does is done
         :raises LabError: a command failed, or printed something else, or it is not said on which
             host it is run.
         """
         former, self._former = self._former, block
-        text = _WORDS.sub(lambda word: self._words.get(word[0], word[0]), block.text)
+        text = _WORDS.sub(lambda word: self.words.get(word[0], word[0]), block.text)
+        hosts = self._hosts_of(former if block.is_file else block)
+        if alone:
+            hosts = [host for host in hosts if host.name in (alone, ADMIN)]
         if block.is_file:
-            for host in self._hosts_of(former):
+            for host in hosts:
                 host.run(f"cat > {former.text.split()[-1]}", stdin=text)
             return
-        hosts = self._hosts_of(block)
+        if not hosts:
+            return
+        typed = "".join(f"{line}\n" for line in block.typed) or self._typed
         with ThreadPoolExecutor(1 if block.in_turn else len(hosts)) as executor:
-            printed = list(executor.map(lambda host: self._run(host, text), hosts))
+            printed = list(executor.map(lambda host: self._run(host, text, typed), hosts))
         for host, output in zip(hosts, printed, strict=True):
             for expected in block.prints:
                 if expected not in output:
                     raise LabError(f"{host.name} did not print {expected}: {text}\n{output}")
 
-    def _run(self, host: Host, text: str) -> str:
+    def _run(self, host: Host, text: str, typed: str) -> str:
         folder = FOLDER if host.name == ADMIN else "/"
-        return host.run(f"cd {folder}\n{text}", stdin=self._typed, timeout=600)
+        return host.run(f"cd {folder}\n{text}", stdin=typed, timeout=600)
 
     def _hosts_of(self, block: Block) -> list[Host]:
         if not block.hosts:

@@ -19,8 +19,8 @@ from servers.support import wait_until
 
 #: address of the client host, and of the visitors that it stands for
 _CLIENTS = [f"10.0.0.{number}/24" for number in range(100, 228)]
-#: address of the administrator's machine
-_ADMIN = "10.0.0.99/24"
+#: address of the administrator's machine, which the example lets in by SSH
+_ADMIN = "10.0.0.2/24"
 #: the certificate of the site with its key, as the balancers' operator has it
 _CERTIFICATE_AND_KEY = "/root/certificate.pem"
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
@@ -136,15 +136,25 @@ class Site:
     def _prepare(self) -> None:
         """Give the administrator what the runbook starts from: files, SSH, a certificate."""
         admin = self.lab["admin"]
-        admin.run(f"install -d -m 700 {administrator.FOLDER} /root/.ssh")
-        admin.receive(administrator.FOLDER, ["tar", "-C", self.lab.folder / "out", "-c", "."])
+        admin.run("install -d -m 700 /root/.ssh")
         admin.run("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
         admin.write("/root/.ssh/config", "StrictHostKeyChecking accept-new\n")
-        key = admin.run("cat /root/.ssh/id_ed25519.pub")
+        self.give_files()
         for name in self._model["hosts"]:
-            self.lab[name].write("/root/.ssh/authorized_keys", key)
+            self.let_in(self.lab[name])
         for host in self.with_role("balancer"):
             host.write(_CERTIFICATE_AND_KEY, self._certificate, mode="600")
+
+    def give_files(self) -> None:
+        """Give the administrator the rendered files."""
+        admin = self.lab["admin"]
+        admin.run(f"rm -rf {administrator.FOLDER}; install -d -m 700 {administrator.FOLDER}")
+        admin.receive(administrator.FOLDER, ["tar", "-C", self.lab.folder / "out", "-c", "."])
+
+    def let_in(self, host: Host) -> None:
+        """Let the administrator reach a host by SSH."""
+        key = self.lab["admin"].run("cat /root/.ssh/id_ed25519.pub")
+        host.write("/root/.ssh/authorized_keys", key)
 
     def _fill_database(self) -> None:
         script = _PICTURES.format(

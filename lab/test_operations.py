@@ -1,6 +1,5 @@
 """What operators do by the runbook, whose commands are run as they are written."""
 
-import re
 import time
 
 import pytest
@@ -43,9 +42,9 @@ def test_switchover(site: Site, traffic: Traffic, results: Results) -> None:
     """Chapter 6."""
     traffic.run(5)
     old = site.primary()
-    [command] = re.findall(r"`(patronictl \S+ \S+ switchover [^`]*)`", site.runbook)
+    [block] = runbook.blocks(site.runbook, 6)
     started = time.monotonic()
-    old.run(command, timeout=120)
+    site.administrator.carry_out(block)
     wait_until(lambda: site.primary() not in (None, old), "another primary", timeout=60)
     wait_until(lambda: site.standbys() == 2, "standbys", timeout=120)
     traffic.run(8)

@@ -23,7 +23,7 @@ from pictures import picture
 from requests.adapters import HTTPAdapter
 from servers.visitor import Visitor
 
-from cubicweb_hasite.deploy.render import CACHEABLE_PATH
+from cubicweb_hasite.deploy.environment import CACHEABLE_PATH
 
 #: pages of a visit, see traffic.md
 PAGES = 5

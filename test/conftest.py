@@ -36,6 +36,7 @@ if os.environ.get("DB") == "sqlite":
             "deploy_*",
             "documentation",
             "eids",
+            "firewall",
             "floors",
             "gunicorn",
             "healing",

@@ -18,6 +18,7 @@ PROGRAMS = {
     "apache2": ("apache2", "/usr/sbin", "*/etc/apache2/*"),
     "haproxy": ("haproxy", "/usr/sbin", "*/etc/haproxy/*"),
     "keepalived": ("keepalived", "/usr/sbin", "*/etc/keepalived/*"),
+    "nft": ("nftables", "/usr/sbin", "*/etc/hasite/firewall.nft"),
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
     "promtool": ("prometheus", "/usr/bin", "*/hasite*.json */etc/prometheus/*"),
@@ -40,6 +41,7 @@ MISTAKES = {
     "web1/etc/systemd/system/cubicweb-mysite@.service": ("Restart=", "Restrt="),
     "web1/etc/systemd/system/squid.service.d/hasite.conf": ("RestartSec=1", "RestartSec=soon"),
     "web1/etc/hasite/mysite.env": ('CW_DB_NAME="', "CW_DB_NAME="),
+    "web1/etc/hasite/firewall.nft": ("tcp dport", "tcp port"),
     "web1/usr/local/sbin/mysite-ctl": ("set +a", "set +a; ("),
     "web1/usr/local/share/hasite/check_storage.py": ("if found:", "if found"),
     "db1/etc/patroni/config.yml": ("ttl: 20", "ttl: twenty"),
@@ -93,6 +95,7 @@ def programs_alone(
     for name, (package, place, _files) in PROGRAMS.items():
         (folder / name).symlink_to(find_program(name, package, place))
     (folder / "rm").symlink_to("/bin/rm")  # Varnish crashes without it
+    (folder / "unshare").symlink_to("/usr/bin/unshare")  # gives nft its right, if we are not root
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(programs, "FOLDERS", [])
     return folder
@@ -129,6 +132,8 @@ def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:  # noqa: F81
         ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
         ("backup", "store/etc/pgbackrest/pgbackrest.conf", "pg3-host-type=tls", "pg3-host-type=t"),
         ("backup", "store/etc/pgbackrest/pgbackrest.conf", "-auth=10.0.0.32=", "-auth="),
+        ("backup", "store/etc/pgbackrest/beside.conf", "process-max=3", "process-max=many"),
+        ("backup", "store/etc/pgbackrest/beside.conf", "lock-path=", "lock-pth="),
         ("backup", "db1/etc/pgbackrest/pgbackrest.conf", "repo1-host=", "repo1-hst="),
         ("backup_alone", "db1/etc/pgbackrest/pgbackrest.conf", "host-port=8432", "host-port=84e"),
     ],

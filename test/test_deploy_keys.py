@@ -156,6 +156,9 @@ EFFECTS = {
     "prometheus.port": ("every_key", "watch/etc/default/prometheus", ":9092 "),
     "prometheus.retention_days": ("every_key", "watch/etc/default/prometheus", "time=31d"),
     "nagios.contact": ("every_key", "watch/etc/nagios4/conf.d/hasite.cfg", " guard@example.org\n"),
+    "firewall.ssh": ("every_key", "web1/etc/hasite/firewall.nft", "saddr { 2001:db8:7::/48 } tcp"),
+    "firewall.ssh_port": ("every_key", "web1/etc/hasite/firewall.nft", "dport { 2222 }"),
+    "firewall.pages": ("every_key", "watch/etc/hasite/firewall.nft", "{ 192.0.2.0/28 } tcp"),
     "preproduction.address": ("every_key", "db1/etc/patroni/config.yml", " 10.0.0.51/32 "),
     "preproduction.reader": ("every_key", "db1/etc/patroni/config.yml", "collections copier "),
 }

@@ -23,7 +23,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 #: shown in full in what is expected of a site; of the others the digest is enough
 IN_FULL = re.compile(
     r"/etc/(haproxy/hasite\.cfg|squid/hasite\.conf|varnish/hasite\.vcl|hasite/\w+\.env|"
-    r"patroni/config\.yml|postgresql/.*|keepalived/.*|systemd/system/cubicweb-.*)$"
+    r"patroni/config\.yml|hasite/firewall\.nft|postgresql/.*|keepalived/.*|systemd/system/cubicweb-.*)$"
 )
 
 

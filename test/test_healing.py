@@ -92,6 +92,12 @@ def locked(server: PostgreSQL, table: str) -> Iterator[psycopg2.extensions.conne
         connection.close()
 
 
+def waiting_for_lock(server: PostgreSQL) -> int:
+    """Return how many connections wait until a table is not locked any more."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return int(server.sql(query))
+
+
 def fill_pool(server: PostgreSQL, process: Process) -> None:
     """Let all the connections of the pool be opened."""
     # the process reads what it remembers of the database when it has started
@@ -99,7 +105,7 @@ def fill_pool(server: PostgreSQL, process: Process) -> None:
     with ThreadPoolExecutor(POOL) as executor:
         with locked(server, "cw_Album"):
             waiting = [executor.submit(Visitor(process.url).get, ALBUMS) for _ in range(POOL)]
-            wait_until(lambda: pool(process) == "100.0%", "exhaustion of the pool")
+            wait_until(lambda: waiting_for_lock(server) == POOL, "exhaustion of the pool")
         assert [response.result().status_code for response in waiting] == [200] * POOL
 
 
@@ -127,7 +133,9 @@ def test_exhaustions(server: PostgreSQL, healing: Process) -> None:
                     executor.submit(Visitor(healing.url).get, ALBUMS, timeout=60)
                     for _ in range(POOL)
                 ]
-                wait_until(lambda: pool(healing) == "100.0%", "exhaustion of the pool")
+                # each of them, not one that will be given back at once
+                wait_until(lambda: waiting_for_lock(server) == POOL, "exhaustion of the pool")
+                assert pool(healing) == "100.0%"
                 for url in ("", ALBUMS):
                     started = time.monotonic()
                     check_unavailable(Visitor(healing.url).get(url))
@@ -353,8 +361,7 @@ def test_deadlock(server: PostgreSQL, site: Instance) -> None:
             cursor = connection.cursor()
             cursor.execute("SET deadlock_timeout = '1h'")
             submission = executor.submit(visitor.submit, form, eid, {"title": "after"})
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            wait_until(lambda: server.sql(waiting) == "1", "update that waits")
+            wait_until(lambda: waiting_for_lock(server) == 1, "update that waits")
             cursor.execute("UPDATE cw_File SET cw_title = cw_title WHERE cw_eid = %s", [eid])
         check_unavailable(submission.result())
         assert title(server, eid) == "before the deadlock"

@@ -44,6 +44,7 @@ _EXAMPLE: dict[str, Any] = {
     "patroni": {},
     "prometheus": {},
     "nagios": {"contact": "admin@example.org"},
+    "firewall": {"ssh": ["10.0.0.2"]},
     "upgrade": {"checks": [{"path": "/", "text": "Welcome"}]},
     "preproduction": {"address": "10.0.0.51"},
 }

@@ -1,37 +1,23 @@
 """Render all the files of a site. The same site file gives the same bytes."""
 
-import json
 import posixpath
-import re
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from cubicweb_hasite import names
-from cubicweb_hasite.__pkginfo__ import documentation, version
 from cubicweb_hasite.deploy import (
+    connections,
     dashboards,
     database_files,
     host_checks,
-    limits,
-    secret_files,
     tables,
 )
 from cubicweb_hasite.deploy.drawing import draw
+from cubicweb_hasite.deploy.environment import environment, made
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.output import DRAWING, File, Rendering
-from cubicweb_hasite.deploy.site import CHECK_FALL, Host, Role, exporters, shows_nagios
-
-_TEMPLATES = Path(__file__).parent / "templates"
-
-#: URLs whose answers a shared cache may keep: static files and downloads
-CACHEABLE_PATH = rf"{names.STATIC_PATH}|^/([a-z]+/)?[0-9]+(/(raw|thumb)/|/download)"
-_CACHEABLE_QUERY = r"^/([a-z]+/)?[0-9]+\?vid=download$"
+from cubicweb_hasite.deploy.site import Host, Role, exporters, shows_nagios
 
 
 def render(site_file: SiteFile, *, drawing: bool = True) -> Rendering:
@@ -50,59 +36,13 @@ def render(site_file: SiteFile, *, drawing: bool = True) -> Rendering:
 
 
 class _Renderer:
-    """The templates, and what they need to know of a site."""
+    """The files of each host, and those about all of them."""
 
     def __init__(self, site_file: SiteFile) -> None:
         self.site_file = site_file
-        self.site = site = site_file.site
-        self.environment = Environment(
-            loader=FileSystemLoader(_TEMPLATES),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        self.environment.filters |= {
-            "brackets": tables.bracketed,
-            "bare": lambda interface: interface.partition("/")[0],
-            "dirname": posixpath.dirname,
-            "etcd_url": "http://{}:2379".format,
-            "json": json.dumps,
-            "quote": shlex.quote,
-            # Python's True is CubicWeb's yes
-            "option": lambda value: (
-                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-            ),
-            "slot": lambda name: re.sub(r"[^a-z0-9_]", "_", name.lower()),
-        }
-        certificates = list(tables.certificates(site))
-        self.environment.globals |= {
-            "site": site,
-            "documentation": documentation,
-            "made": self._made,
-            "check_fall": CHECK_FALL,
-            "first_site": next(iter(site.sites)),
-            "limits": limits,
-            "cacheable_path": CACHEABLE_PATH,
-            "cacheable_query": _CACHEABLE_QUERY,
-            "balancer_addresses": [host.address for host in site.balancers.values()],
-            "web_addresses": [host.address for host in site.web.values()],
-            "names": names,
-            "secrets": secret_files.secrets(site),
-            "shares_pages": any(web.shares_pages for web in site.sites.values()),
-            "tls": bool(certificates),
-            "certificates": [path for path, _name in certificates],
-            "certificate_hosts": certificates,
-            "certified": tables.certified(site),
-            "cache_unit": "squid" if site.squid else "varnish",
-        }
-
-    def _made(self, comment: str) -> str:
-        digest = self.site_file.digest
-        return (
-            f"{comment} Made by hasite-render of cubicweb-hasite {version} from the "
-            f"site file {digest}. Do not edit."
-        )
+        self.site = site_file.site
+        self._made = partial(made, site_file)
+        self.environment = environment(site_file)
 
     def _file(self, template: str, mode: int = 0o644, **context: Any) -> File:
         text = self.environment.get_template(template).render(**context)
@@ -145,11 +85,27 @@ class _Renderer:
                     f"etc/default/{program}",
                     self._file("default/prometheus-exporter", **context),
                 )
+        if self.site.firewall:
+            yield from self._firewall_files(name, host)
         here = self.site.instances_of(host=name)
         for unit, template in tables.drop_ins(self.site, name):
             path = f"etc/systemd/system/{unit}.service.d/hasite.conf"
             context = {"program": unit.rstrip("@"), "host": host, "here": here}
             yield path, self._file(f"systemd/{template}.conf", **context)
+
+    def _firewall_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
+        context: dict[str, Any] = {
+            "name": name,
+            "rules": list(connections.rules(self.site, name)),
+            "hosts": connections.hosts(self.site),
+        }
+        yield "etc/hasite/firewall.nft", self._file("hasite/firewall.nft", **context)
+        yield (
+            "usr/local/sbin/hasite-firewall",
+            self._file("sbin/hasite-firewall", 0o755, name=name),
+        )
+        unit = "hasite-firewall.service"
+        yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}", host=host)
 
     def _balancer_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         site = self.site
@@ -260,7 +216,7 @@ class _Renderer:
         readme = self._file(
             "document/README.md",
             files=paths,
-            firewall=list(tables.firewall(site)),
+            connections=list(connections.connections(site)),
         )
         runbook = self._file(
             "document/runbook.md",

@@ -7,6 +7,7 @@ from functools import cached_property
 from pydantic import Field
 
 from cubicweb_hasite.deploy.backup import Backup
+from cubicweb_hasite.deploy.firewall import Firewall
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -36,6 +37,7 @@ __all__ = [
     "Backup",
     "Balancer",
     "Check",
+    "Firewall",
     "Host",
     "Instance",
     "Instances",
@@ -121,6 +123,7 @@ class Site(Section):
     backup: Backup | None = None
     prometheus: Prometheus | None = None
     nagios: Nagios | None = None
+    firewall: Firewall | None = None
     upgrade: Upgrade = Upgrade()
     preproduction: PreProduction | None = None
 
@@ -255,7 +258,8 @@ def _listeners(site: Site) -> Iterator[Listener]:
             for name, host in hosts.items():
                 yield Listener(name, host.address, port, "pgBackRest", "backups", (other,))
     for name, host in site.etcd.items():
-        yield Listener(name, host.address, 2379, "etcd", "clients", ("database",))
+        clients = ("database", "etcd", *monitoring)
+        yield Listener(name, host.address, 2379, "etcd", "clients", clients)
         yield Listener(name, host.address, 2380, "etcd", "its peers", ("etcd",))
     for name, host in site.monitoring.items():
         if shows_nagios(site, host):

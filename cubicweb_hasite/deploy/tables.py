@@ -1,4 +1,4 @@
-"""What templates list, computed from a site: who connects to whom, who scrapes what, sizes."""
+"""What templates list, computed from a site: who scrapes what, packages, sizes."""
 
 import posixpath
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
+from cubicweb_hasite.deploy.connections import port_ranges
 from cubicweb_hasite.deploy.site import Host, Instance, Listener, Site, exporters, shows_nagios
 
 
@@ -96,63 +97,11 @@ def programs(site: Site, name: str) -> Iterator[str]:
                 yield f"CubicWeb {site_name} x {count}"
         else:
             ports = [listener.port for listener in listeners if listener.clients]
-            yield f"{program} {_ranges(ports)}".strip() if ports else program
+            yield f"{program} {port_ranges(ports)}".strip() if ports else program
     if site.keepalived and name in site.balancers:
         yield "keepalived"
     if site.nagios and name in site.monitoring:
         yield "Nagios"
-
-
-def _ranges(ports: list[int]) -> str:
-    """Return ports as people write them: 80, 443, 8081-8084."""
-    runs: list[list[int]] = []
-    for port in sorted(set(ports)):
-        if runs and port == runs[-1][-1] + 1:
-            runs[-1].append(port)
-        else:
-            runs.append([port])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def firewall(site: Site) -> Iterator[dict[str, str]]:
-    """Yield the connections between hosts, those of one kind together."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Listener]] = defaultdict(list)
-    for listener in site.listeners:
-        if listener.clients and not _is_loopback(listener.address):
-            groups[listener.host, listener.program, listener.clients].append(listener)
-    for (host, program, clients), listeners in groups.items():
-        purposes = dict.fromkeys(listener.purpose.partition(" of ")[0] for listener in listeners)
-        if program in ("Squid", "Varnish"):
-            purposes = {"visitors' requests, purges": None}
-        sources = dict.fromkeys(name for client in clients for name in _names(site, client))
-        sources.pop(host, None)
-        if not sources:
-            continue
-        yield {
-            "source": ", ".join(sources),
-            "target": host,
-            "port": _ranges([listener.port for listener in listeners]),
-            "purpose": f"{program}: {', '.join(purposes)}",
-        }
-
-    if site.storage:
-        yield {
-            "source": ", ".join(site.web),
-            "target": site.storage.host,
-            "port": str(site.storage.port),
-            "purpose": f"S3: the bucket {site.storage.bucket}",
-        }
-
-
-def _is_loopback(address: str) -> bool:
-    return address != "*" and ip_address(address).is_loopback
-
-
-def _names(site: Site, client: str) -> list[str]:
-    groups = {"etcd": site.etcd, "web": site.web, "balancer": site.balancers}
-    groups |= {"database": site.database, "monitoring": site.monitoring}
-    groups |= {"backup": site.backup_hosts}
-    return list(groups[client]) if client in groups else [client]
 
 
 def certificates(site: Site) -> Iterator[tuple[str, str]]:
@@ -174,6 +123,8 @@ def packages(site: Site, name: str) -> Iterator[str]:
     """Yield the Debian packages of a host."""
     host = site.hosts[name]
     yield from ("chrony", "curl")
+    if site.firewall:
+        yield "nftables"
     if "balancer" in host.roles:
         yield from ("haproxy", "socat")
         if site.keepalived:

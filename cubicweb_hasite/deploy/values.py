@@ -1,7 +1,7 @@
 """Types of the values of a site file. Each error says what is wrong and gives a right example."""
 
 import re
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,6 +24,16 @@ def _interface(value: str) -> str:
         raise ValueError(
             f"{value!r} is not an address with its prefix; write one such as 192.0.2.10/24"
         ) from None
+
+
+def _network(value: str) -> str:
+    try:
+        network = ip_network(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is no address and no network; write one such as 192.0.2.7 or 192.0.2.0/24"
+        ) from None
+    return str(network) if "/" in value else str(network.network_address)
 
 
 def _path(value: str) -> str:
@@ -91,6 +101,8 @@ def host_pattern(names: list[str], port: int | None = None) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Interface = Annotated[str, AfterValidator(_interface)]
+#: an address, or a network, whose address has no bits beyond its prefix
+Network = Annotated[str, AfterValidator(_network)]
 AbsolutePath = Annotated[str, AfterValidator(_path)]
 #: as in the header `Accept-Language`
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Za-z]{2,4})?$")]

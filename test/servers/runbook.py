@@ -28,10 +28,12 @@ class Block:
 
     :param before: the paragraph before it
     :param text: what it holds
+    :param step: number of the step of the chapter that it belongs to, 0 if it belongs to none
     """
 
     before: str
     text: str
+    step: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -57,13 +59,27 @@ class Block:
         """What its commands print, as their comments say."""
         return re.findall(r"(?m)# prints: (.*)$", self.text)
 
+    @property
+    def typed(self) -> list[str]:
+        """What is typed where its commands ask, as their comments say."""
+        return [
+            line
+            for answers in re.findall(r"(?m)# .*\btype: (.*)$", self.text)
+            for line in answers.split(", then: ")
+        ]
+
 
 def chapter(runbook: str, number: int) -> str:
-    """Return the text of a chapter."""
-    return re.search(rf"(?ms)^## {number}\..*?(?=^## |\Z)", runbook)[0]
+    """Return the text of a chapter, empty if the runbook has none of this number."""
+    found = re.search(rf"(?ms)^## {number}\..*?(?=^## |\Z)", runbook)
+    return found[0] if found else ""
 
 
 def blocks(runbook: str, number: int) -> Iterator[Block]:
     """Yield the blocks of a chapter in their order."""
-    for found in _BLOCK.finditer(chapter(runbook, number)):
-        yield Block(" ".join(found["before"].split()), textwrap.dedent(found["text"]))
+    text = chapter(runbook, number)
+    for found in _BLOCK.finditer(text):
+        # a step ends where a paragraph is not indented
+        *_, start = re.finditer(r"(?m)^(?:(\d+)\. |[^\s`])", text[: found.start("indent")])
+        step = int(start[1] or 0)
+        yield Block(" ".join(found["before"].split()), textwrap.dedent(found["text"]), step)

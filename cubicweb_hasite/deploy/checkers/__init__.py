@@ -11,6 +11,7 @@ from cubicweb_hasite.deploy.checkers import (
     backups,
     balancers,
     database,
+    firewall,
     monitoring,
     texts,
     units,
@@ -41,6 +42,7 @@ CHECKERS: list[tuple[str, Checker | str]] = [
     ("usr/local/share/hasite/*.py", texts.python),
     ("usr/local/sbin/*", texts.shell),
     ("etc/default/*", texts.shell),
+    ("etc/hasite/firewall.nft", firewall.nftables),
     ("etc/hasite/*.env", texts.shell),
     ("*", "nothing is known that reads it"),
 ]

@@ -44,6 +44,10 @@ def pgbackrest(host: Host, path: Path) -> str:
             [*stanza, "--repo1-local", f"--repo1-path={nothing}", "backup"],
             [*stanza, "--pg1-local", f"--pg1-path={nothing}", "archive-push", f"{nothing}/none"],
         ]
+        if path.name == "beside.conf":  # for restorations alone
+            commands = [
+                [*stanza, f"--repo1-path={nothing}", f"--pg1-path={nothing}", "restore"],
+            ]
         lines = [
             line
             for arguments in commands
