@@ -1,6 +1,7 @@
 """Backups by pgBackRest, and restorations to a moment: a real archive, and real restorations."""
 
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from deploying import SITES, hasite_here
+from deploying import SITES, hasite, hasite_here, tree
 from servers.pgbackrest import PASSPHRASE, BackedUp
 from servers.runbook import chapter
-from servers.support import wait_until
+from servers.support import free_port, wait_until
 
 from cubicweb_hasite.database import eids
 from cubicweb_hasite.deploy import load, render
@@ -244,7 +245,7 @@ def test_backups_of_a_week(site: BackedUp) -> None:
 
 
 def test_full_disk(site: BackedUp) -> None:
-    """It is told."""
+    """It is told: pgBackRest itself leaves the reason out if it has tried twice."""
     folder = site.directory / "full"
     folder.mkdir()
     namespace = ["unshare", "--mount"]
@@ -256,18 +257,62 @@ def test_full_disk(site: BackedUp) -> None:
     command = [*namespace, "sh", "-c", _SMALL_DISK, "sh", folder, *back, script, folder]
     result = site.run("store", *command, check=False, account=False)
     assert result.returncode == 1
-    assert "No space left on device" in result.stdout
     assert "pgBackRest could not restore it, as it says above" in result.stdout
+    assert re.search(rf"the disk of {folder} has [\d.]+[KM]? left\n", result.stdout)
+
+
+def copy_of_site(folder: Path, site: BackedUp, old: str, new: str) -> Path:
+    """Write another site file, alone in its folder."""
+    text = site.site_file.read_text()
+    assert old in text
+    folder.mkdir()
+    (folder / "site.toml").write_text(text.replace(old, new))
+    return folder
+
+
+def refused(folder: Path, *arguments: object) -> str:
+    """Run the command as its user does; return its error. But for the journal all is as before."""
+    before = tree(folder)
+    result = hasite("restore", *arguments, "site.toml", cwd=folder)
+    assert result.returncode == 1, result.stdout
+    assert "Traceback" not in result.stderr
+    assert {path: file for path, file in tree(folder).items() if path != "journal.md"} == before
+    return result.stderr
 
 
 def test_sites_without_backups(tmp_path: Path, site: BackedUp) -> None:
     text = site.site_file.read_text()
-    text = text.replace('"backup", "monitoring"', '"monitoring"')
-    start, end = text.index("[backup]"), text.index("[upgrade]")
-    (tmp_path / "site.toml").write_text(text[:start] + text[end:])
-    result = hasite_here("restore", "--to", "latest", "site.toml", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "refused: site.toml: there is no section [backup]" in result.stderr
+    section = text[text.index("[backup]") : text.index("[upgrade]")]
+    folder = copy_of_site(tmp_path / "site", site, section, "")
+    path = folder / "site.toml"
+    path.write_text(path.read_text().replace('"backup", "monitoring"', '"monitoring"'))
+    error = refused(folder, "--yes", "--to", "latest")
+    assert "refused: site.toml: there is no section [backup]" in error
+
+
+def test_no_moment(tmp_path: Path, site: BackedUp) -> None:
+    folder = copy_of_site(tmp_path / "site", site, "[squid]", "[squid]")
+    assert refused(folder, "--yes").startswith("give the moment: --to ")
+    error = refused(folder, "--yes", "--to", "2026-13-25 14:03:00")
+    assert error.startswith("refused: '2026-13-25 14:03:00' is no moment; give one such as --to")
+
+
+def test_backup_host_that_is_not_reached(tmp_path: Path, site: BackedUp) -> None:
+    ssh = f"ssh -o BatchMode=yes -o ConnectTimeout=10 -p {free_port()} root@127.0.0.1"
+    folder = copy_of_site(tmp_path / "site", site, f"{site.directory}/on {{host}}", ssh)
+    error = refused(folder, "--yes", "--to", "latest")
+    assert error.startswith(
+        f"refused: store does not say what backups it has: the status of `{ssh}"
+    )
+    assert "is the host up, and is upgrade.reach right?" in error
+
+
+def test_nobody_answers(tmp_path: Path, site: BackedUp) -> None:
+    """Without --yes it is stopped before the first stage."""
+    folder = copy_of_site(tmp_path / "site", site, "[squid]", "[squid]")
+    error = refused(folder, "--to", "latest")
+    assert error.startswith("stopped before 1/7 Stop the instances: the interruption begins; run")
+    assert site.database.sql("SELECT 1") == "1"
 
 
 def test_production(site: BackedUp, dropped: tuple[datetime, Editors]) -> None:

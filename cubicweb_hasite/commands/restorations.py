@@ -114,10 +114,14 @@ class RestoreCommand(Command):
     def _confirm(self, step: "Step", title: str) -> bool:
         if self.config.yes:
             return True
-        if step.final:
-            question = f"{title}? What was written after it is lost for visitors. Type yes: "
-            return input(question).strip().lower() == "yes"
-        return input(f"{title}? [Y/n] ").strip().lower() in ("", "y", "yes")
+        try:
+            if step.final:
+                question = f"{title}? What was written after it is lost for visitors. Type yes: "
+                return input(question).strip().lower() == "yes"
+            return input(f"{title}? [Y/n] ").strip().lower() in ("", "y", "yes")
+        except EOFError:  # nobody is there to answer
+            print()
+            return False
 
 
 COMMANDS = [RestoreCommand]

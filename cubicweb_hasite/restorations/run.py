@@ -42,7 +42,11 @@ def plan(site_file: SiteFile, to: str) -> Plan:
     )
     # what is wrong with the repository is in the list; anything else prevents it
     if answer.returncode and not answer.stdout.startswith("["):
-        raise Refused(f"{line}: its status is {answer.returncode}", answer.stderr.strip())
+        raise Refused(
+            f"{result.store} does not say what backups it has: the status of `{line}` is "
+            f"{answer.returncode}; is the host up, and is upgrade.reach right?",
+            answer.stderr.strip(),
+        )
     repository.check(result.when, answer.stdout)
     return result
 
