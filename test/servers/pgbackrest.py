@@ -159,6 +159,8 @@ class BackedUp(Server):
             **os.environ,
             "PGBACKREST_CONFIG": str(folder / "pgbackrest.conf"),
             "PGBACKREST_CONFIG_INCLUDE_PATH": str(folder / "conf.d"),
+            # Debian's is for user postgres alone
+            "PGBACKREST_SPOOL_PATH": str(folder / "spool"),
         }
 
     def _archiving(self) -> dict[str, str]:
@@ -200,8 +202,9 @@ class BackedUp(Server):
         _script(folder / "systemctl", _SYSTEMCTL.format(folder=self.directory))
         environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PGHOST": self.directory / "db"}
         environment |= {"PGPORT": self.database.port, "PGDATABASE": "postgres"}
-        for name in ("PGBACKREST_CONFIG", "PGBACKREST_CONFIG_INCLUDE_PATH"):
-            environment[name] = self.environ(host)[name]
+        for name, value in self.environ(host).items():
+            if name.startswith("PGBACKREST_"):
+                environment[name] = value
         lines = [
             f"export {name}={shlex.quote(str(value))}\n" for name, value in environment.items()
         ]
