@@ -254,9 +254,9 @@ def _listeners(site: Site) -> Iterator[Listener]:
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
     if site.backup:
         port = site.backup.port
-        for hosts, other in ((site.database, "backup"), (site.backup_hosts, "database")):
-            for name, host in hosts.items():
-                yield Listener(name, host.address, port, "pgBackRest", "backups", (other,))
+        for name, host in {**site.database, **site.backup_hosts}.items():
+            other = "database" if name in site.backup_hosts else "backup"
+            yield Listener(name, host.address, port, "pgBackRest", "backups", (other,))
     for name, host in site.etcd.items():
         clients = ("database", "etcd", *monitoring)
         yield Listener(name, host.address, 2379, "etcd", "clients", clients)
