@@ -22,7 +22,7 @@ PROGRAMS = {
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
     "promtool": ("prometheus", "/usr/bin", "*/hasite*.json */etc/prometheus/*"),
-    "sh": ("dash", "/bin", "*/etc/default/* */etc/hasite/* */usr/local/sbin/*"),
+    "sh": ("dash", "/bin", "*/etc/default/* */etc/hasite/*.env */usr/local/sbin/*"),
     "squid": ("squid", "/usr/sbin", "*/etc/squid/*"),
     "systemd-analyze": ("systemd", "/usr/bin", "*/etc/systemd/system/*"),
     "varnishd": ("varnish", "/usr/sbin", "*/etc/varnish/*"),
