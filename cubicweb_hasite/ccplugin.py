@@ -2,8 +2,8 @@
 
 from cubicweb.cwctl import CWCTL
 
-from cubicweb_hasite.commands import cubes, database, deploy, instances, upgrades
+from cubicweb_hasite.commands import cubes, database, deploy, instances, restorations, upgrades
 
-for module in (instances, cubes, database, deploy, upgrades):
+for module in (instances, cubes, database, deploy, upgrades, restorations):
     for command in module.COMMANDS:
         CWCTL.register(command)

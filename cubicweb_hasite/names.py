@@ -33,3 +33,6 @@ STATIC_PATH = rf"^/({'|'.join(STATIC_FOLDERS)})/"
 #: Regular expression (of Python and of PCRE) that cookies of audience measurement begin with,
 #: name and `=`. CubicWeb ignores these cookies, so a visitor who sends them is still anonymous.
 AUDIENCE_COOKIES = "_ga[_=]|_gid=|_gat[_=]|_gcl_|_pk_|_hj|_fbp=|_clck=|_clsk=|__utm"
+
+#: how pgBackRest calls the database cluster of a site
+STANZA = "hasite"

@@ -23,6 +23,7 @@ def hasite(command: str, *args: object, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run(
         [Path(sys.executable).with_name("cubicweb-ctl"), f"hasite-{command}", *map(str, args)],
         cwd=cwd,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=300,

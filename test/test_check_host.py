@@ -202,6 +202,34 @@ def test_files_of_another_host(tmp_path: Path) -> None:
     assert not any("'" in line and "is root's" in line for line in said(tmp_path / "out" / "db1"))
 
 
+def test_certificates_of_backups(tmp_path: Path) -> None:
+    """A host that makes backups knows the others by them, and has a passphrase."""
+    [site_file] = [path for path in SITES if path.stem == "backup"]
+    output.write(render.render(load.load(site_file), drawing=False), tmp_path / "out")
+    host = tmp_path / "out" / "store"
+    folder = host / "etc" / "pgbackrest"
+    certify = "certify this host, chapter 1, step 3 of the runbook"
+    lines = said(host)
+    assert f"/etc/pgbackrest/host.key is missing: {certify}" in lines
+    passphrase = "/etc/pgbackrest/conf.d/passphrase.conf"
+    assert any(line.startswith(f"{passphrase} is missing (the passphrase of ") for line in lines)
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name, days in (("ca", "90"), ("host", "5")):
+        files = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}"]
+        command = ["openssl", "req", "-x509", *curve, "-days", days, *files]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (folder / "host.key").chmod(0o640)
+    lines = said(host)
+    assert (
+        f"/etc/pgbackrest/host.key is {ME}'s, mode 640: chown postgres: /etc/pgbackrest/host.key; "
+        "chmod 600 /etc/pgbackrest/host.key"
+    ) in lines
+    expires = "has expired, expires within 14 days, or is no certificate"
+    assert f"/etc/pgbackrest/host.crt {expires}: {certify}" in lines
+    other = "is not of the authority /etc/pgbackrest/ca.crt"
+    assert f"/etc/pgbackrest/host.crt {other}: {certify}" in lines
+
+
 def render_host(folder: Path, text: str) -> Path:
     """Render a site with one host; return its folder, where the script looks for its files."""
     (folder / "site.toml").write_text(text)

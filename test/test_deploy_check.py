@@ -144,6 +144,12 @@ def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:  # noqa: F81
     [
         ("varnish", "web1/etc/varnish/hasite.vcl", "sub vcl_recv", "sub vcl_rcv"),
         ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
+        ("backup", "store/etc/pgbackrest/pgbackrest.conf", "pg3-host-type=tls", "pg3-host-type=t"),
+        ("backup", "store/etc/pgbackrest/pgbackrest.conf", "-auth=10.0.0.32=", "-auth="),
+        ("backup", "store/etc/pgbackrest/beside.conf", "process-max=3", "process-max=many"),
+        ("backup", "store/etc/pgbackrest/beside.conf", "lock-path=", "lock-pth="),
+        ("backup", "db1/etc/pgbackrest/pgbackrest.conf", "repo1-host=", "repo1-hst="),
+        ("backup_alone", "db1/etc/pgbackrest/pgbackrest.conf", "host-port=8432", "host-port=84e"),
     ],
 )
 def test_mistakes_of_other_sites(name: str, path: str, old: str, new: str, tmp_path: Path) -> None:

@@ -164,3 +164,15 @@ def test_graphviz_missing(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.returncode == 1
     assert result.stderr == "Graphviz is missing, which draws: apt-get install graphviz\n"
     assert tree(rendered / "out") == before
+
+
+def test_backups_of_a_database_of_somebody_else(tmp_path: Path) -> None:
+    site_file = Path(__file__).parent / "sites" / "external_database.toml"
+    text = f'{site_file.read_text()}\n[hosts.store]\naddress = "10.9.9.9"\nroles = ["backup"]\n'
+    (tmp_path / "site.toml").write_text(f"{text}[backup]\n")
+    result = hasite_here("render", "site.toml", "out", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.endswith(
+        ": backup: the database is run by somebody else, who makes its backups; leave this out\n"
+    )
+    assert len(result.stderr.splitlines()) == 1

@@ -327,7 +327,8 @@ def test_monitor(instance: Instance) -> None:
     text = (CHECKOUT / "docs" / "monitor.md").read_text()
     # those of backups come from the database nodes
     explained = {
-        name.removesuffix("_total") for name in re.findall(r"`(hasite_(?!backup_)\w+)", text)
+        name.removesuffix("_total")
+        for name in re.findall(r"`(hasite_(?!backup_|restoration_)\w+)", text)
     }
     metrics = set(re.findall(r"^# TYPE (hasite_\w+)", result.stdout, re.M))
     # those of standbys are there where standbys are read: see test_standbys.py

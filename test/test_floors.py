@@ -43,6 +43,7 @@ FLOORS = (
 APART = {
     "deploy": {"operations", "names", "versions", "__pkginfo__"},
     "upgrades": {"deploy", "operations", "names", "versions", "__pkginfo__"},
+    "restorations": {"upgrades", "deploy", "names"},
 }
 #: The rooms that may import those.
 COMMANDS = {"commands", "ccplugin"}
@@ -100,7 +101,7 @@ def problem(room: str, other: str) -> str | None:
     """Return why a room may not import another one, None if it may."""
     if other in APART:
         apart = room in COMMANDS or other == room or other in APART.get(room, ())
-        return None if apart else "only commands and upgrades may"
+        return None if apart else "only commands and rooms apart may"
     if room in APART:
         return None if other in APART[room] else "it needs a running instance"
     [floor], [below] = (
@@ -147,6 +148,7 @@ def test_no_circle() -> None:
         ("upgrades", "monitoring"),
         ("monitoring", "deploy"),
         ("deploy", "upgrades"),
+        ("upgrades", "restorations"),
     ],
 )
 def test_upward_import_is_found(below: str, above: str) -> None:

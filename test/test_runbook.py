@@ -156,3 +156,38 @@ def test_promotion_by_hand() -> None:
     sixth = chapter(of_site("no_apache"), 6)
     assert sixth.index("pg_promote") < sixth.index("Empty the caches")
     assert "systemctl enable postgresql" in sixth
+
+
+def test_certificates_of_backups(tmp_path: Path) -> None:
+    """Each host gets one for its address, of the same authority; made again, they still fit."""
+    first = [block for block in blocks(of_site("backup"), 1) if "openssl" in block.text]
+    authority, hosts = first
+    assert authority.hosts == ["store"]
+    assert hosts.hosts == [ADMIN]
+    addresses = ["10.0.0.31", "10.0.0.32", "10.0.0.33", "10.0.0.61"]
+    for address in addresses:
+        (tmp_path / address).mkdir()
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        "#!/bin/sh\n"
+        f"folder={tmp_path}/${{1#root@}}\n"
+        'exec sh -c "$(echo "$2" | sed "s|/etc/pgbackrest|$folder|g; s|chown postgres: |ls |")"\n'
+    )
+    ssh.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):
+        text = authority.text.replace("/etc/pgbackrest", f"{tmp_path}/10.0.0.61")
+        for commands in (text, hosts.text):
+            subprocess.run(["sh", "-euc", commands], env=env, check=True, capture_output=True)
+        for address in addresses:
+            folder = tmp_path / address
+            assert (folder / "host.key").stat().st_mode & 0o777 == 0o600
+            for command in (
+                ["verify", "-CAfile", "ca.crt", "host.crt"],
+                ["x509", "-noout", "-subject", "-in", "host.crt"],
+            ):
+                result = subprocess.run(
+                    ["openssl", *command], cwd=folder, check=True, capture_output=True, text=True
+                )
+            assert result.stdout == f"subject=CN = {address}\n"
+        assert not (tmp_path / "10.0.0.31" / "ca.key").exists()

@@ -17,7 +17,7 @@ _DEBIANS = Path("/lib/systemd/system")
 _OTHERS_PROGRAMS = "nagios4.service"
 
 
-@pytest.mark.parametrize("name", ["every_key", "no_apache", "varnish"])
+@pytest.mark.parametrize("name", ["every_key", "no_apache", "varnish", "backup"])
 def test_exposure(name: str, tmp_path: Path) -> None:
     """It is at most 4.0 of 10, by systemd's own measure."""
     [path] = [path for path in SITES if path.stem == name]

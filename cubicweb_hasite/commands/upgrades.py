@@ -11,13 +11,13 @@ from cubicweb_hasite.commands import deploy, note, require
 from cubicweb_hasite.operations import journal
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
     require("rehearse", ["markdown_it", "psycopg2", "rich"])
     require("deploy", deploy.MODULES)
 
 
 @contextmanager
-def _errors_reported(folder: Path, what: str) -> Iterator[None]:
+def errors_reported(folder: Path, what: str) -> Iterator[None]:
     """Print an error of the block, write it to the journal, and exit with 1.
 
     :param folder: the folder of the journal
@@ -73,7 +73,7 @@ class RehearseCommand(Command):
 
     def run(self, args: list[str]) -> None:
         """Rehearse, and print where the report is."""
-        _require_packages()
+        require_packages()
         from cubicweb_hasite.deploy import load
         from cubicweb_hasite.upgrades import run
         from cubicweb_hasite.upgrades.console import Console
@@ -81,7 +81,7 @@ class RehearseCommand(Command):
         path = Path(args[0])
         parent = path.absolute().parent
         what = f"hasite-rehearse {path}"
-        with _errors_reported(parent, what):
+        with errors_reported(parent, what):
             rehearsal = run.rehearse(
                 load.load(path), Console(), fresh=self.config.fresh, keep=self.config.keep
             )
@@ -124,7 +124,7 @@ class UpgradeCommand(Command):
 
     def run(self, args: list[str]) -> None:
         """Upgrade, and write each stage to the journal."""
-        _require_packages()
+        require_packages()
         from cubicweb_hasite.deploy import load
         from cubicweb_hasite.upgrades import execute, run
         from cubicweb_hasite.upgrades.console import Console
@@ -138,7 +138,7 @@ class UpgradeCommand(Command):
         def confirm(title: str) -> bool:
             return self.config.yes or input(f"{title}? [Y/n] ").strip().lower() in ("", "y", "yes")
 
-        with _errors_reported(parent, what):
+        with errors_reported(parent, what):
             site_file = load.load(path)
             with run.alone(parent):
                 rehearsal = execute.check(site_file, Path(self.config.runbook))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cubicweb_hasite.deploy import dashboards, tables
+from cubicweb_hasite.deploy import dashboards, secret_files, tables
 from cubicweb_hasite.deploy.site import ALERTMANAGER_PORT, Site
 
 _ACTIONS = Path(__file__).parent.parent / "monitoring" / "actions.toml"
@@ -18,7 +18,7 @@ BARE_PASSWORD_FILE = "/run/hasite-alertmanager/smtp_password"
 
 def secrets(site: Site) -> list[dict[str, Any]]:
     """Return the files of secrets, with that of the mail server's password."""
-    result = tables.secrets(site)
+    result = secret_files.secrets(site)
     if site.alerts and site.alerts.smtp_user:
         holds = f"the password of the user `{site.alerts.smtp_user}` of the mail server"
         result.append(
@@ -114,6 +114,20 @@ def relabels(site: Site) -> Iterator[dict[str, str]]:
         yield {"source": "cache", "regex": rf"http://{address}:.*", "host": name}
 
 
+def needed(site: Site, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the alerts of a program that a site needs, by the sections that it has.
+
+    :param metrics: the table of the program in metrics.toml, where `with` and `without` name a
+        section of the site file
+    """
+    sections = [name for name in type(site).model_fields if getattr(site, name)]
+    return [
+        alert
+        for alert in metrics["alerts"]
+        if alert.get("with") in (None, *sections) and alert.get("without") not in sections
+    ]
+
+
 def shown(site: Site) -> dict[str, list[str]]:
     """Return the names of the alerts that are rendered, by the programs that they watch."""
     names = {}
@@ -121,7 +135,7 @@ def shown(site: Site) -> dict[str, list[str]]:
         if program == "cubicweb":
             names[program] = re.findall(r"(?m)- alert: (\w+)$", dashboards.cubicweb_alerts())
         elif program in {*scrapes(site), *(["visits"] if site.alerts else [])}:
-            names[program] = [alert["name"] for alert in metrics["alerts"]]
+            names[program] = [alert["name"] for alert in needed(site, metrics)]
     return names
 
 

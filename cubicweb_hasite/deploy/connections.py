@@ -182,6 +182,7 @@ def _is_loopback(address: str) -> bool:
 def _names(site: Site, client: str) -> list[str]:
     groups = {"etcd": site.etcd, "web": site.web, "balancer": site.balancers}
     groups |= {"database": site.database, "monitoring": site.monitoring}
+    groups |= {"backup": site.backup_hosts}
     if site.firewall and client == "administrators":
         return list(dict.fromkeys([*site.firewall.ssh, *site.firewall.pages]))
     return list(groups[client]) if client in groups else [client]

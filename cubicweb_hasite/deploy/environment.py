@@ -64,6 +64,7 @@ def environment(site_file: SiteFile) -> Environment:
         "tls": bool(certificates),
         "certificates": [path for path, _name in certificates],
         "certificate_hosts": certificates,
+        "certified": tables.certified(site),
         "cache_unit": "squid" if site.squid else "varnish",
     }
     return result

@@ -53,7 +53,7 @@ def _watched(site: Site, make: Make, made: Callable[[str], str]) -> Iterator[tup
             rules = File(f"{made('#')}\n{text}".encode())
         else:
             said = {name: alerting.annotations(action) for name, action in actions.items()}
-            alerts = metrics[program]["alerts"]
+            alerts = alerting.needed(site, metrics[program])
             rules = make("prometheus/rules.yml", program=program, alerts=alerts, said=said)
         yield f"etc/prometheus/hasite/{program}.rules.yml", rules
         dashboard = dashboards.dashboard(program, metrics[program], made("").strip())

@@ -2,17 +2,17 @@
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from cubicweb_hasite.deploy import alerting, connections, host_checks, tables
+from cubicweb_hasite.deploy import alerting, connections, database_files, host_checks, tables
 from cubicweb_hasite.deploy.drawing import draw
 from cubicweb_hasite.deploy.environment import environment, made
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.deploy.monitoring_files import monitoring_files
 from cubicweb_hasite.deploy.output import DRAWING, File, Rendering
-from cubicweb_hasite.deploy.site import Host, exporters, shows_nagios
+from cubicweb_hasite.deploy.site import Host, Role, exporters, shows_nagios
 
 
 def render(site_file: SiteFile, *, drawing: bool = True) -> Rendering:
@@ -61,15 +61,16 @@ class _Renderer:
 
     def host_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         """Yield the files of a host, by their paths on it without the first `/`."""
-        groups = {
+        groups: dict[Role, Callable[[str, Host], Iterator[tuple[str, File]]]] = {
             "balancer": self._balancer_files,
             "web": self._web_files,
-            "database": self._database_files,
+            "database": partial(database_files.node_files, self.site, self._file),
             "monitoring": self._monitoring_files,
         }
         for role in groups:
             if role in host.roles:
                 yield from groups[role](name, host)
+        yield from database_files.backup_files(self.site, self._file, name, host)
         if name in self.site.etcd:
             yield "etc/default/etcd", self._file("default/etcd", name=name, host=host)
         if self.site.prometheus:
@@ -173,28 +174,6 @@ class _Renderer:
             )
         yield "usr/local/share/hasite/check_storage.py", self._file("share/check_storage")
 
-    def _database_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
-        site, postgresql = self.site, self.site.postgresql
-        context: dict[str, Any] = {
-            "name": name,
-            "host": host,
-            "sizes": tables.sizes(host.memory or 1, postgresql.max_connections),
-            "hba": list(tables.hba(site)),
-            "other_nodes": [o.address for n, o in site.database.items() if n != name],
-        }
-        if site.patroni:
-            yield "etc/patroni/config.yml", self._file("patroni/config.yml", **context)
-        else:
-            folder = f"etc/postgresql/{postgresql.version}/main"
-            yield (
-                f"{folder}/conf.d/hasite.conf",
-                self._file("postgresql/hasite.conf", **context),
-            )
-            yield f"{folder}/pg_hba.conf", self._file("postgresql/pg_hba.conf", **context)
-        yield "usr/local/sbin/hasite-backup", self._file("sbin/hasite-backup", 0o755)
-        for unit in ("hasite-backup.service", "hasite-backup.timer"):
-            yield f"etc/systemd/system/{unit}", self._file(f"systemd/{unit}")
-
     def _monitoring_files(self, name: str, host: Host) -> Iterator[tuple[str, File]]:
         return monitoring_files(self.site, name, host, self._file, self._made)
 
@@ -228,6 +207,7 @@ class _Renderer:
                 "balancer": "#e3f0ff",
                 "web": "#fde8d7",
                 "database": "#dff2df",
+                "backup": "#efe6f7",
                 "monitoring": "#eeeeee",
             },
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from cubicweb_hasite.deploy import backup_rules
 from cubicweb_hasite.deploy.site import (
     CHECK_FALL,
     OWN_CONNECTIONS,
@@ -35,6 +36,7 @@ def problems(site: Site, folder: Path) -> Iterator[tuple[Key, str]]:
     yield from _part_problems(site)
     yield from _web_site_problems(site, folder)
     yield from _time_problems(site)
+    yield from backup_rules.problems(site)
     if not any(True for _ in _host_problems(site)):
         yield from _database_problems(site)
 

@@ -22,7 +22,7 @@ from cubicweb_hasite.deploy.values import (
     host_pattern,
 )
 
-Role = Literal["balancer", "web", "database", "monitoring"]
+Role = Literal["balancer", "web", "database", "backup", "monitoring"]
 
 
 class Section(BaseModel):
@@ -40,7 +40,7 @@ class Host(Section):
     address: Address
     """IP address by which the other hosts reach it."""
     roles: list[Role] = Field(min_length=1)
-    """What it does: "balancer", "web", "database", "monitoring", or several of them."""
+    """What it does: "balancer", "web", "database", "backup", "monitoring", or several of them."""
     processors: Annotated[int, Field(ge=1, le=64)] | None = None
     """Number of instances of each site that it runs, which is the number of its processors.
     For web servers."""
@@ -230,11 +230,11 @@ class PostgreSQL(Section):
     primary, but in the seconds after a failover, until Patroni has chosen a standby again. Needs
     two database nodes; three, to write while one is down."""
     backup_folder: AbsolutePath = "/var/backups/postgresql"
-    """Where each database node keeps its base backups."""
+    """Where each database node keeps its base backups, if there is no section `[backup]`."""
     backup_hour: Annotated[int, Field(ge=0, le=23)] = 2
-    """Hour of the nightly base backup."""
+    """Hour of the nightly base backup, in the same case."""
     backups_kept: Positive = 7
-    """Number of base backups that are kept."""
+    """Number of base backups that are kept, in the same case."""
 
 
 class Patroni(Section):

@@ -1,13 +1,14 @@
 """The site file: its typed model, from which all files are rendered."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 from pydantic import Field
 
 from cubicweb_hasite.deploy.alert_section import ALERTMANAGER_PORT, Alerts
+from cubicweb_hasite.deploy.backup import Backup
 from cubicweb_hasite.deploy.firewall import Firewall
+from cubicweb_hasite.deploy.processes import Instance, Listener
 from cubicweb_hasite.deploy.sections import (
     Apache,
     Balancer,
@@ -36,6 +37,7 @@ __all__ = [
     "RESERVED_CONNECTIONS",
     "Alerts",
     "Apache",
+    "Backup",
     "Balancer",
     "Check",
     "Firewall",
@@ -74,39 +76,6 @@ RESERVED_CONNECTIONS = 15
 CHECK_FALL = 2
 
 
-@dataclass(frozen=True)
-class Instance:
-    """A CubicWeb process of a site: the one on the processor `number`, from 1, of a host."""
-
-    site: str
-    host: str
-    number: int
-    cache_port: int
-    apache_port: int
-    port: int
-    management_port: int
-
-    @property
-    def name(self) -> str:
-        """Its name in HAProxy and in the monitoring."""
-        return f"{self.host}-{self.number}"
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A TCP port that a program of a host listens on.
-
-    :param clients: roles or names of who connects; none if they are programs of the host alone
-    """
-
-    host: str
-    address: str
-    port: int
-    program: str
-    purpose: str
-    clients: tuple[str, ...] = ()
-
-
 class Site(Section):
     """The site file."""
 
@@ -121,6 +90,7 @@ class Site(Section):
     storage: Storage | None = None
     postgresql: PostgreSQL
     patroni: Patroni | None = None
+    backup: Backup | None = None
     prometheus: Prometheus | None = None
     alerts: Alerts | None = None
     nagios: Nagios | None = None
@@ -146,6 +116,11 @@ class Site(Section):
     def database(self) -> dict[str, Host]:
         """The database nodes."""
         return self.with_role("database")
+
+    @cached_property
+    def backup_hosts(self) -> dict[str, Host]:
+        """The host that keeps the backups."""
+        return self.with_role("backup")
 
     @cached_property
     def monitoring(self) -> dict[str, Host]:
@@ -248,6 +223,11 @@ def _listeners(site: Site) -> Iterator[Listener]:
         if site.patroni:
             clients = ("database", *monitoring)
             yield Listener(name, host.address, site.patroni.port, "Patroni", "REST", clients)
+    if site.backup:
+        port = site.backup.port
+        for name, host in {**site.database, **site.backup_hosts}.items():
+            other = "database" if name in site.backup_hosts else "backup"
+            yield Listener(name, host.address, port, "pgBackRest", "backups", (other,))
     for name, host in site.etcd.items():
         clients = ("database", "etcd", *monitoring)
         yield Listener(name, host.address, 2379, "etcd", "clients", clients)

@@ -1,7 +1,6 @@
-"""What templates list, computed from a site: who scrapes what, secrets, packages, sizes."""
+"""What templates list, computed from a site: who scrapes what, packages, sizes."""
 
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -105,70 +104,6 @@ def programs(site: Site, name: str) -> Iterator[str]:
         yield "Nagios"
 
 
-def secrets(site: Site) -> list[dict[str, Any]]:
-    """Return the files that hold secrets, which the runbook makes and nothing rendered holds."""
-    web, nodes = list(site.web), list(site.database)
-    result: list[dict[str, Any]] = []
-
-    def add(hosts: list[str], path: str, owner: str, holds: str, *lines: str) -> None:
-        # lines of options may be left out
-        needed = [
-            re.split("PASSWORD|KEY_ID$", line)[0] for line in lines if not line.startswith("CW_")
-        ]
-        result.append(
-            {
-                "hosts": hosts,
-                "path": path,
-                "owner": owner,
-                "holds": holds,
-                "short": holds.partition(";")[0].replace("`", ""),
-                "lines": lines,
-                "needed": needed,
-            }
-        )
-
-    bucket = f"the key to the bucket {site.storage.bucket}; " if site.storage else ""
-    keys = ("AWS_ACCESS_KEY_ID=KEY_ID", "AWS_SECRET_ACCESS_KEY=PASSWORD") if site.storage else ()
-    for name in site.sites:
-        database = site.database_name(name)
-        add(
-            web,
-            f"/etc/hasite/secrets/{name}.pgpass",
-            site.instances.user,
-            f"the password of the user `{database}` of PostgreSQL",
-            f"*:{site.postgresql.port}:{database}:{database}:PASSWORD",
-        )
-        add(
-            web,
-            f"/etc/hasite/secrets/{name}.env",
-            "root",
-            f"options of the site that are secret; {bucket}the user as whom visitors see it who "
-            "are not logged in, with any password: leave both out if all have to log in",
-            "CW_ANONYMOUS_USER=anon",
-            "CW_ANONYMOUS_PASSWORD=PASSWORD",
-            *keys,
-        )
-    if site.patroni:
-        add(
-            nodes,
-            "/etc/patroni_env.conf",
-            "root",
-            "the passwords of PostgreSQL's own users, the same on all nodes",
-            "PATRONI_SUPERUSER_PASSWORD=PASSWORD",
-            "PATRONI_REPLICATION_PASSWORD=PASSWORD",
-            "PATRONI_REWIND_PASSWORD=PASSWORD",
-        )
-    elif len(nodes) > 1:
-        add(
-            nodes,
-            "/var/lib/postgresql/.pgpass",
-            "postgres",
-            "the password of the user `replicator` of PostgreSQL",
-            f"*:{site.postgresql.port}:*:replicator:PASSWORD",
-        )
-    return result
-
-
 def certificates(site: Site) -> Iterator[tuple[str, str]]:
     """Yield where each certificate is on the balancers, and the host name that it is for."""
     for web_site in site.sites.values():
@@ -177,6 +112,11 @@ def certificates(site: Site) -> Iterator[tuple[str, str]]:
                 path if path.startswith("/") else f"/etc/haproxy/certs/{posixpath.basename(path)}"
             )
             yield own, web_site.hostname
+
+
+def certified(site: Site) -> dict[str, Host]:
+    """Return the hosts between which backups are made, each of which has a certificate."""
+    return {**site.database, **site.backup_hosts} if site.backup else {}
 
 
 def packages(site: Site, name: str) -> Iterator[str]:
@@ -194,10 +134,12 @@ def packages(site: Site, name: str) -> Iterator[str]:
         if site.apache:
             yield "apache2"
         yield from ("python3-venv", "gettext")
-    if "database" in host.roles:
+    if "database" in host.roles or name in certified(site):  # there it is restored
         yield f"postgresql-{site.postgresql.version}"
-        if site.patroni:
-            yield "patroni"
+    if "database" in host.roles and site.patroni:
+        yield "patroni"
+    if name in certified(site):
+        yield from ("pgbackrest", "openssl")
     if name in site.etcd:
         yield from ("etcd-server", "etcd-client")
     if "monitoring" in host.roles:
@@ -228,6 +170,7 @@ def drop_ins(site: Site, name: str) -> Iterator[tuple[str, str]]:
         "apache2": ("web" in host.roles and site.apache) or shows_nagios(site, host),
         "patroni": "database" in host.roles and site.patroni,
         "etcd": name in site.etcd,
+        "pgbackrest": name in certified(site),
         "prometheus": "monitoring" in host.roles and site.prometheus,
         "prometheus-alertmanager": "monitoring" in host.roles and site.alerts,
         "nagios4": "monitoring" in host.roles and site.nagios,

@@ -38,8 +38,9 @@ class Upgrade(Section):
     """How a shell command is run on a host as root: a command to which it is added as one more
     argument. `{host}` stands for the host's name, `{address}` for its address."""
     backup: str = "systemctl start hasite-backup"
-    """Command that makes a backup, on the first database node; without nodes, on the machine
-    from which production is upgraded. Empty: you make it yourself."""
+    """Command that makes a backup, on the host with the role "backup", else on the first database
+    node; without nodes, on the machine from which production is upgraded. Empty: you make it
+    yourself."""
     max_age_hours: Positive = 72
     """Age of a rehearsal beyond which production is not upgraded by it."""
     longest_wait: Positive = 3

@@ -85,23 +85,26 @@ def upgrade(
             continue
         if not confirm(title):
             raise UpgradeError(f"stopped before {title}; run the same command to go on")
-        _run(stage, title, site_file, rehearsal, console)
+        folder = site_file.path.absolute().parent
+        run_stage(stage, title, folder, rehearsal.folder / LOG, console)
         note(title)
         done.append(stage.title)
         done_path.write_text(json.dumps(done))
 
 
-def _run(
-    stage: Stage, title: str, site_file: SiteFile, rehearsal: State, console: Console
-) -> None:
+def run_stage(stage: Stage, title: str, folder: Path, log: Path, console: Console) -> None:
+    """Run the commands of a stage.
+
+    :param folder: where they run
+    :param log: the file to which their output is appended
+    :raises UpgradeError: one failed; the details tell how to roll back.
+    """
     start = time.monotonic()
     estimate = sum(command.took or 0 for command in stage.commands)
     with console.step(title, estimate) as bar:
         for command in stage.commands:
             try:
-                _execute(
-                    command, site_file.path.absolute().parent, rehearsal.folder / LOG, bar.tick
-                )
+                _execute(command, folder, log, bar.tick)
             except UpgradeError as error:
                 raise UpgradeError(
                     f"{title}: {error}", f"{error.details}\n\nRollback: {stage.back}"

@@ -116,7 +116,7 @@ class Plan:
                 yield self.hosts.state(balancer, instance, "UP")
 
     def _backup(self) -> Command:
-        nodes = list(self.site.database)
+        nodes = list(self.site.backup_hosts or self.site.database)
         line = self.site.upgrade.backup
         return Command(self.hosts.on(nodes[0], line) if nodes else line)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class PostgreSQL(Server):
     :param listen: where it listens besides, as PostgreSQL's `listen_addresses`: `*`
     :param max_connections: how many clients it takes at a time
     :param primary: a running server of which it is to be a standby, until it is promoted
+    :param settings: other parameters
+    :param env: its environment, ours if None
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
@@ -62,6 +65,8 @@ class PostgreSQL(Server):
         listen: str = "",
         max_connections: int = 200,
         primary: "PostgreSQL | None" = None,
+        settings: Mapping[str, str] | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
         versions = sorted(
             Path("/usr/lib/postgresql").glob("*/bin"),
@@ -90,8 +95,10 @@ class PostgreSQL(Server):
                 *("-c", f"max_connections={max_connections}"),
                 # what a killed server leaves in /dev/shm stays there
                 *("-c", "dynamic_shared_memory_type=mmap"),
+                *(f"--{name}={value}" for name, value in (settings or {}).items()),
             ],
             directory / "postgresql.log",
+            env=env,
             user=self._account,
             stop_signal=signal.SIGINT,  # "fast shutdown": does not wait for the clients
         )

@@ -55,11 +55,11 @@ def consecutive_ports(count: int) -> int:
     raise RuntimeError(f"no {count} ports that follow each other")
 
 
-def listens(port: int) -> bool:
-    """Return whether something accepts connections on a TCP port of 127.0.0.1."""
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether something accepts connections on a TCP port of this machine."""
     with socket.socket() as sock:
         sock.settimeout(1)
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+        return sock.connect_ex((host, port)) == 0
 
 
 def wait_until(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cubicweb_hasite.deploy.checkers import (
+    backups,
     balancers,
     database,
     firewall,
@@ -29,6 +30,7 @@ CHECKERS: list[tuple[str, Checker | str]] = [
     ("etc/apache2/*", web.apache),
     ("etc/systemd/system/*", units.unit),
     ("etc/patroni/*", database.patroni),
+    ("etc/pgbackrest/*", backups.pgbackrest),
     ("etc/postgresql/*/pg_hba.conf", "PostgreSQL reads it when it runs: see pg_hba_file_rules"),
     ("etc/postgresql/*", database.postgresql),
     ("etc/prometheus/prometheus.yml", monitoring.prometheus),
