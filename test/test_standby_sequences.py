@@ -1,6 +1,6 @@
 """Random edits and reads while standbys lag, stop to replay and restart: nobody can tell.
 
-The environment variable `EXAMPLES` says how many sequences there are, 50 by default, always the
+The environment variable `SEQUENCES` says how many sequences there are, 30 by default, always the
 same. `make fuzz` draws others, until the end of `FUZZ_SECONDS`.
 """
 
@@ -19,7 +19,7 @@ from servers.instance import Process
 from servers.visitor import Visitor
 from standby_site import Site, Template, created
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "50"))
+SEQUENCES = int(os.environ.get("SEQUENCES", "30"))
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 #: whether the sequences are always the same
 FIXED = not FUZZ_SECONDS
@@ -197,7 +197,7 @@ def actors(server_directory: Callable[[str], Path]) -> Iterator[Actors]:
 
 
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=SEQUENCES,
     deadline=None,
     derandomize=FIXED,
     database=None,
