@@ -132,6 +132,24 @@ class Host:
         """End :meth:`cut_off`."""
         self.lab.switch_command("ip", "link", "set", self._interface, "master", "lab", "up")
 
+    def hear_only(self, other: "Host") -> None:
+        """Lose all packets, without an error, but those to and from one other host."""
+        rules = f"""table inet lab {{
+            chain input {{
+                type filter hook input priority -10
+                iif != lo ip saddr != {other.address} drop
+            }}
+            chain output {{
+                type filter hook output priority -10
+                oif != lo ip daddr != {other.address} drop
+            }}
+        }}"""
+        self.run("nft -f -", stdin=rules)
+
+    def hear_all(self) -> None:
+        """End :meth:`hear_only`."""
+        self.run("nft delete table inet lab 2>/dev/null || true")
+
     # -- commands
 
     def command(self, *words: str) -> list[str]:
@@ -221,11 +239,12 @@ class Host:
         self.run(f"systemctl unmask --quiet --runtime '{unit}'; systemctl start '{unit}'")
 
     def repair(self) -> None:
-        """Undo :meth:`crash`, :meth:`freeze`, :meth:`cut_off` and :meth:`power_off`."""
+        """Undo all that can be done to it here: programs, network and power."""
         if not self.on:
             self.boot()
             return
         self.reconnect()
+        self.hear_all()
         self.run(
             "kill -CONT -1\n"
             "find /run/systemd/system -maxdepth 1 -lname /dev/null -delete\n"

@@ -10,8 +10,10 @@ from results import Results, Row
 from servers.support import wait_until
 from traffic import Traffic, good, lost_writes
 
+Fail = Callable[[Site, Host], None]
 
-def kill(host: Host) -> None:
+
+def kill(_site: Site, host: Host) -> None:
     """Kill the primary, as the kernel would for want of memory; Patroni lives."""
     host.run(
         "pid=$(head -n 1 /var/lib/postgresql/15/hasite/postmaster.pid)\n"
@@ -20,8 +22,36 @@ def kill(host: Host) -> None:
     )
 
 
-def nothing(_host: Host) -> None:
+def nothing(_site: Site, _host: Host) -> None:
     pass
+
+
+def power_off(_site: Site, host: Host) -> None:
+    host.power_off()
+
+
+def boot(_site: Site, host: Host) -> None:
+    host.boot()
+
+
+def cut_off(_site: Site, host: Host) -> None:
+    host.cut_off()
+
+
+def reconnect(_site: Site, host: Host) -> None:
+    host.reconnect()
+
+
+def isolate(site: Site, host: Host) -> None:
+    """Let the primary and a web server reach each other, and nobody else."""
+    web = site.with_role("web")[0]
+    host.hear_only(web)
+    web.hear_only(host)
+
+
+def rejoin(site: Site, host: Host) -> None:
+    for each in (host, site.with_role("web")[0]):
+        each.hear_all()
 
 
 @pytest.mark.parametrize(
@@ -29,75 +59,121 @@ def nothing(_host: Host) -> None:
     [
         ("kill -9 the primary PostgreSQL", kill, nothing, 10),
         pytest.param(
-            *("power off the primary's host", Host.power_off, Host.boot, 20),
+            *("power off the primary's host", power_off, boot, 20),
             marks=pytest.mark.long,
         ),
         pytest.param(
-            *("the primary's host loses its network", Host.cut_off, Host.reconnect, 20),
+            *("the primary's host loses its network", cut_off, reconnect, 20),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *("the primary and a web server reach only each other", isolate, rejoin, 25),
             marks=pytest.mark.long,
         ),
     ],
-    ids=["killed", "powered off", "cut off"],
+    ids=["killed", "powered off", "cut off", "isolated"],
 )
 def test_lost_primary(
     site: Site,
     traffic: Traffic,
     results: Results,
     name: str,
-    fail: Callable[[Host], None],
-    repair: Callable[[Host], None],
+    fail: Fail,
+    repair: Fail,
     limit: float,
 ) -> None:
     traffic.run(5)
     primary = site.primary()
     failed_at = time.monotonic()
-    fail(primary)
+    fail(site, primary)
     two_primaries = False
 
-    def pages_are_back() -> bool:
+    def writes_are_back() -> bool:
         nonlocal two_primaries
         two_primaries |= len(site.writable()) > 1
-        # all the visitors, for as long as it takes each to look at some pages
-        last = traffic.report(since=time.monotonic() - 5).of("page")
+        last = traffic.report(since=time.monotonic() - 5).of("edit", method="POST")
         return (
-            time.monotonic() > failed_at + 6 and last.count > 10 and all(map(good, last.outcomes))
+            time.monotonic() > failed_at + 6 and last.count > 1 and all(map(good, last.outcomes))
         )
 
-    wait_until(pages_are_back, "pages", timeout=120)
-    repaired_at = time.monotonic()
-    repair(primary)
+    try:
+        wait_until(writes_are_back, "writes", timeout=120)
+    finally:
+        repair(site, primary)
     wait_until(
         lambda: site.standbys() == 2, "the lost node follows the primary again", timeout=120
     )
     two_primaries |= len(site.writable()) > 1
     traffic.run(3)
     report = traffic.report()
-    trouble = traffic.report(since=failed_at, until=repaired_at)
-    failed_pages = [o for o in trouble.of("page", "login").outcomes if not good(o)]
-    pages = max((o.started + o.seconds for o in failed_pages), default=failed_at) - failed_at
-    images = trouble.cached(traffic.report(until=failed_at))
+    trouble = traffic.report(since=failed_at - 35)  # what was in flight, too
+    posts = trouble.failed_posts
+    writes = max((o.started + o.seconds for o in posts), default=failed_at) - failed_at
     lost = lost_writes(site, report)
     row = Row(
         name,
-        f"pages back within {limit} s; cached images served; no acknowledged write lost; "
-        "never two primaries; the lost node comes back as a standby",
+        f"no page, image or file fails; no session is lost; writes back within {limit} s; no "
+        "acknowledged write lost; never two primaries; the lost node comes back as a standby",
         report,
         lost=len(lost),
-        measured=f"last failed page ended {pages:.1f} s after the failure; "
-        f"{len(images.failed)} of {images.count} cached images failed",
+        measured=f"last failed write ended {writes:.1f} s after the failure; "
+        f"{len(trouble.failed_gets)} GETs failed",
     )
     shortcomings = []
-    if pages > limit:
-        shortcomings.append(f"pages failed for {pages:.1f} s")
-    if images.failed:
-        shortcomings.append(f"{len(images.failed)} cached images failed")
+    if writes > limit:
+        shortcomings.append(f"writes failed for {writes:.1f} s")
+    if trouble.failed_gets:
+        shortcomings.append(f"{len(trouble.failed_gets)} GETs failed")
     row.short = "; ".join(shortcomings)
     results.add(row)
     assert lost == []
     assert not two_primaries
-    assert pages < 3 * limit
+    assert writes < 3 * limit
     assert not report.lost_sessions, report.details()
+    assert not trouble.failed_gets, trouble.details()
     assert not traffic.report(since=time.monotonic() - 3).failed, "still failing"
+
+
+@pytest.mark.long
+def test_one_standby_is_left(site: Site, traffic: Traffic, results: Results) -> None:
+    """Without a majority there is no primary: pages are read, and every monitor says so."""
+    traffic.run(5)
+    primary = site.primary()
+    [standby, _other] = [host for host in site.with_role("database") if host is not primary]
+    failed_at = time.monotonic()
+    for host in (primary, standby):
+        host.power_off()
+    traffic.run(30)
+    monitor = site.lab["monitor"]
+    ask = "curl -s --max-time 5 http://10.0.0.21:9081"
+    ready = monitor.run(f"{ask}/readyz")
+    database = monitor.run(f"{ask}/view?vid=monitor_db")
+    in_service = site.in_service()
+    trouble = traffic.report(since=failed_at - 5)
+    for host in (primary, standby):
+        host.boot()
+    site.wait_until_well()
+    traffic.run(5)
+    report = traffic.report()
+    lost = lost_writes(site, report)
+    results.add(
+        Row(
+            "all database nodes but one standby down for 30 s",
+            "no page, image or file fails; no session is lost; every monitor says that pages are "
+            "read only",
+            report,
+            lost=len(lost),
+            measured=f"{len(trouble.failed_gets)} of {trouble.count} GETs failed meanwhile",
+        )
+    )
+    assert ready.startswith("ServiceOK : reads only"), ready
+    assert database.startswith("ServiceKO"), database
+    assert "pages are read from a standby" in database
+    assert in_service == site.instances()
+    assert not trouble.failed_gets, trouble.details()
+    assert not report.lost_sessions, report.details()
+    assert lost == []
+    assert not traffic.report(since=time.monotonic() - 3).failed
 
 
 @pytest.mark.long

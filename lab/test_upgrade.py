@@ -3,7 +3,6 @@ its own, then done in production by the rehearsal, while visitors come.
 """
 
 import re
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from hosts import CHECKOUT, Host
 from installation import Site
 from rehearsing import CUBE, ENTITIES, FILL, NEW, OLD, cube
 from results import Results, Row
+from servers import runbook
 from traffic import Report, Traffic, lost_writes
 
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
@@ -31,7 +31,6 @@ reach = "{CHECKOUT}/lab/run {{host}} env PATH={PATH} sh -c"
 
 [preproduction]
 address = "10.0.0.51"
-database = "host=/var/run/postgresql user=copies"
 """
 
 
@@ -40,8 +39,11 @@ def former(site: Site, tmp_path: Path) -> Site:
     """The site, with the former release of the cube and its entities."""
     package = cube(tmp_path / OLD, OLD, depends=True)
     for host in site.with_role("web"):
-        _install_python(host, package)
-        host.run("ln -sfn /opt/cubicweb-former /opt/cubicweb")
+        _copy(host, package, "/root")
+    site.administrator.words["YOUR_PACKAGES"] = f"/root/{package.name}"
+    for block in runbook.blocks(site.runbook, 2):
+        if block.step in (2, 3):
+            site.administrator.carry_out(block)
     first = site.with_role("web")[0]
     first.write("/tmp/add.py", f'add_cube("{CUBE}")\n')
     said = first.run("mysite-ctl shell mysite /tmp/add.py", timeout=300)
@@ -53,50 +55,31 @@ def former(site: Site, tmp_path: Path) -> Site:
     return site
 
 
-def _install_python(host: Host, package: Path) -> None:
-    """Make on a host the environment of the former release."""
-    _copy(host, package, "/tmp")
-    packages = " ".join(f"'{name}'" for name in _PACKAGES)
-    host.run(
-        "python3 -m venv --clear /opt/cubicweb-former\n"
-        f"/opt/cubicweb-former/bin/pip install -q {packages} /tmp/{package.name}",
-        timeout=600,
-    )
-
-
 def _copy(host: Host, file: Path, folder: str) -> None:
     host.receive(folder, ["tar", "--create", "--owner=root", "-C", file.parent, file.name])
 
 
 @pytest.fixture
 def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
-    """The pre-production host, with a PostgreSQL server of its own and the site's folder."""
+    """The pre-production host, prepared by chapter 8, with the site's folder."""
     site = former
-    packages = "apt-get install --no-install-recommends python3-venv gettext postgresql-15 curl"
+    [packages] = re.findall(r"(?m)^ *- preprod: `(apt-get install .*)`$", site.runbook)
     host = site.lab.add("preprod", "10.0.0.51/24", packages=packages)
     host.boot()
     try:
-        _prepare(site, host, tmp_path)
+        site.let_in(host)
+        _copy(host, next((tmp_path / OLD).glob("*.whl")), "/root")
+        for block in runbook.blocks(site.runbook, 8):
+            site.administrator.carry_out(block)
+        _give_folder(site, host, tmp_path)
         yield host
     finally:
         host.power_off()
         del site.lab.hosts["preprod"]
 
 
-def _prepare(site: Site, host: Host, tmp_path: Path) -> None:
-    _install_python(host, next((tmp_path / OLD).glob("*.whl")))
-    password = secrets.token_hex(16)
-    site.sql(f"CREATE USER rehearsal PASSWORD '{password}' IN ROLE pg_read_all_data")
-    host.write("/root/.pgpass", f"*:5432:*:rehearsal:{password}\n", mode="600")
-    host.run(
-        "ln -sfn /opt/cubicweb-former /opt/cubicweb\n"
-        "sed -i 's/^local .*/local all all trust/' /etc/postgresql/15/main/pg_hba.conf\n"
-        "systemctl reload postgresql@15-main\n"
-        "cd /; su postgres -c 'createuser --createdb copies'",
-    )
-    first = site.with_role("web")[0]
-    for path in ("etc/cubicweb.d", "etc/hasite/secrets/mysite.env"):
-        host.receive("/", first.command("tar", "-C", "/", "-cf", "-", path))
+def _give_folder(site: Site, host: Host, tmp_path: Path) -> None:
+    """Give the host what its operator writes: the site file, and the packages to install."""
     text = (site.lab.folder / "site.toml").read_text()
     host.write(
         f"{_FOLDER}/site.toml", text.partition("\n# How production is upgraded")[0] + _SECTIONS

@@ -120,6 +120,11 @@ EFFECTS = {
         "db1/etc/patroni/config.yml",
         "synchronous_mode: true",
     ),
+    "postgresql.read_standbys": (
+        "every_key",
+        "web1/etc/hasite/museum.env",
+        "CW_HASITE_STANDBY_HOSTS=",
+    ),
     "postgresql.backup_folder": (
         "every_key",
         "db1/usr/local/sbin/hasite-backup",

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from browsers import Browser
 from pictures import picture
+from selenium.webdriver.common.by import By
 from servers.instance import Process
 from servers.postgresql import PostgreSQL
 from servers.support import wait_until
-from servers.visitor import Visitor
+from servers.visitor import Visitor, validation
 from standby_site import SOON, Site, Template, created, made_again, metrics, readable, reads
 
 ALBUMS = "view?rql=Any A WHERE A is Album"
@@ -243,6 +245,76 @@ def test_get_that_writes(site: Site) -> None:
     assert response.status_code == 303, response.text
     assert made_again(process, "writes") == 1
     assert "two" in admin.get(f"album/{eid}").text
+
+
+def test_line_at_the_top_of_pages(site: Site) -> None:
+    """A page says so while the site can be read only, in the language of the visitor."""
+    process = site.process()
+    visitor = Visitor(process.url)
+    visitor.session.headers["Accept-Language"] = "fr"
+    lines = {"fr": "en lecture seule", "en": "can be read only"}
+    wait_until(lambda: from_standby(process, visitor), "the standby to catch up")
+    assert lines["fr"] not in visitor.get().text
+    site.primary.kill()
+    wait_until(lambda: not primary_up(process), "the loss to be noticed")
+    assert lines["fr"] in visitor.get().text
+    assert lines["en"] in Visitor(process.url).get().text
+    site.primary.start()
+    wait_until(lambda: primary_up(process), "the primary")
+    assert lines["fr"] not in visitor.get().text
+
+
+def test_form_that_is_sent_while_the_primary_is_down(site: Site) -> None:
+    """The answer says what to do, and runs nothing that somebody has put into the form."""
+    process = site.process()
+    admin = Visitor(process.url)
+    admin.login()
+    eid = created(admin, "Album", name="kept")
+    form = admin.form(f"album/{eid}?vid=edition")
+    site.primary.kill()
+    wait_until(lambda: not primary_up(process), "the loss to be noticed")
+    response = admin.submit(form, eid, {"name": "typed"}, controller="edit")
+    assert response.status_code == 503
+    assert "The database cannot answer at the moment" in response.text
+    assert "with all that you have typed, reload this page" in response.text
+    form.fields["__domid"] = "x');alert('"
+    response = admin.submit(form, eid, {"name": "typed"}, controller="validateform")
+    valid, [_entity, errors] = validation(response)[:2]
+    assert not valid
+    assert [*errors.values()] == ["The database cannot answer at the moment. Please try again."]
+    assert (response.status_code, response.headers["Cache-Control"]) == (503, "no-store")
+    assert "alert" not in response.text
+
+
+def test_form_in_a_browser(site: Site, tmp_path: Path) -> None:
+    """What was typed stays in the form while the primary is lost, and can be sent later."""
+    process = site.process()
+    admin = Visitor(process.url)
+    admin.login()
+    eid = created(admin, "Album", name="before")
+    browser = Browser(process.url, tmp_path / "profile", tmp_path / "screenshots")
+    try:
+        browser.login()
+        browser.open(f"album/{eid}?vid=edition")
+        name = browser.driver.find_element(By.ID, f"name-subject:{eid}")
+        name.clear()
+        name.send_keys("typed")
+        site.primary.kill()
+        wait_until(lambda: not primary_up(process), "the loss to be noticed")
+        send = "#entityForm button[value=validate]"
+        browser.driver.find_element(By.CSS_SELECTOR, send).click()
+        error = "#entityFormErrorMessage"
+        browser.wait(lambda: browser.driver.find_elements(By.CSS_SELECTOR, error))
+        shown = browser.driver.find_element(By.CSS_SELECTOR, error).text
+        assert shown == "The database cannot answer at the moment. Please try again."
+        assert name.get_attribute("value") == "typed"
+        site.primary.start()
+        wait_until(lambda: primary_up(process), "the primary")
+        browser.driver.find_element(By.CSS_SELECTOR, send).click()
+        browser.wait(lambda: "vid=edition" not in browser.driver.current_url)
+        browser.wait(lambda: "typed" in browser.driver.page_source)
+    finally:
+        browser.driver.quit()
 
 
 def test_images_while_the_primary_is_down(site: Site) -> None:

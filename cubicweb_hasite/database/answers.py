@@ -1,6 +1,8 @@
 """What a visitor is answered when the database cannot be asked: 503, not 500."""
 
+import json
 import logging
+import re
 from collections.abc import Callable
 
 from cubicweb import _
@@ -21,6 +23,11 @@ Handler = Callable[[Request], Response]
 
 #: what visitors are told
 UNAVAILABLE = _("The database cannot answer at the moment. Please try again.")
+#: what who has sent a form is told too
+SEND_AGAIN = _(
+    "What you have sent may not be saved. To send it again, with all that you have typed, reload "
+    "this page."
+)
 
 
 def unavailability(source: NativeSQLSource) -> list[type[Exception]]:
@@ -61,8 +68,30 @@ def _unavailable(request: Request, why: str, cause: str) -> Response:
         # set here, because `protect_caches` is not called after an error in a callback
         headers={"Retry-After": "1", "Cache-Control": policy.NO_STORE}
     )
-    response.explanation = translations[language][0](why)
+    translate = translations[language][0]
+    response.explanation = translate(why)
+    if request.method == "POST":
+        if request.path_info.endswith("/validateform"):
+            response.content_type, response.text = "text/html", _in_form(request, translate(why))
+        else:
+            response.explanation += f" {translate(SEND_AGAIN)}"
     return response
+
+
+def _in_form(request: Request, why: str) -> str:
+    """Return a page that shows an error in the form that was sent, which stays as it is.
+
+    A browser loads it in a frame of the form's page: `FormValidatorController.response`
+    (cubicweb_web.views.basecontrollers).
+    """
+    identifier = request.POST.get("__domid", "")
+    if not re.fullmatch(r"[\w:-]+", identifier):  # anybody may have sent it
+        identifier = "entityForm"
+    result = json.dumps([False, [None, {"": why}], None])
+    return (
+        f"<script>window.parent.handleFormValidationResponse('{identifier}', null, null, "
+        f"{result}, null);</script>"
+    )
 
 
 def lost_connection_tween_factory(handler: Handler, registry: Registry) -> Handler:

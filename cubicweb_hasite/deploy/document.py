@@ -40,7 +40,7 @@ _EXAMPLE: dict[str, Any] = {
     "squid": {},
     "apache": {},
     "instances": {},
-    "postgresql": {"synchronous": True},
+    "postgresql": {"synchronous": True, "read_standbys": True},
     "patroni": {},
     "prometheus": {},
     "alerts": {

@@ -9,7 +9,6 @@ from pathlib import Path
 from cubicweb_hasite.deploy import backup_rules
 from cubicweb_hasite.deploy.site import (
     CHECK_FALL,
-    OWN_CONNECTIONS,
     RESERVED_CONNECTIONS,
     Key,
     Listener,
@@ -21,7 +20,7 @@ from cubicweb_hasite.deploy.site import (
 _OWN_OPTIONS = re.compile(
     r"^(db-.*|base-url|port|interface|pid-file|log-file|connections-pool-max-size|"
     r"connections-pooler-enabled|hasite-purge-urls|hasite-management-.*|hasite-instance-name|"
-    r"hasite-s3-.*)$"
+    r"hasite-standby-hosts|hasite-s3-.*)$"
 )
 _SECRET_OPTIONS = re.compile(r"password|secret|token|(?<!-suffix)-key$")
 
@@ -249,13 +248,15 @@ def _database_problems(site: Site) -> Iterator[tuple[Key, str]]:
         )
     if postgresql.synchronous and count < 2:
         yield ("postgresql", "synchronous"), "it needs two database nodes; add one, or remove it"
+    if postgresql.read_standbys and len(site.database_addresses) < 2:
+        yield ("postgresql", "read_standbys"), "it needs two database nodes; add one, or remove it"
     needed = site.connections
     if needed + RESERVED_CONNECTIONS > postgresql.max_connections:
         yield (
             ("postgresql", "max_connections"),
             f"{postgresql.max_connections} is too few: {len(site.all_instances)} instances need "
-            f"{needed}, {site.pool_size} for the pool and {OWN_CONNECTIONS} others each, and "
-            f"{RESERVED_CONNECTIONS} are kept for other uses; "
+            f"{needed}, {site.pool_size} for the pool and {site.other_connections} others each, "
+            f"and {RESERVED_CONNECTIONS} are kept for other uses; "
             f"give {needed + RESERVED_CONNECTIONS} or more",
         )
     if site.patroni:

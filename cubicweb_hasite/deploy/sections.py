@@ -229,6 +229,10 @@ class PostgreSQL(Section):
     """Whether a commit waits for a standby too: nothing that was acknowledged is lost with the
     primary, but in the seconds after a failover, until Patroni has chosen a standby again. Needs
     two database nodes; three, to write while one is down."""
+    read_standbys: bool = False
+    """Whether pages are read from the standbys: they do not fail when the primary does, and the
+    readers are spread over all nodes. See "Pages from hot standbys" in the documentation. Needs
+    two database nodes."""
     backup_folder: AbsolutePath = "/var/backups/postgresql"
     """Where each database node keeps its base backups, if there is no section `[backup]`."""
     backup_hour: Annotated[int, Field(ge=0, le=23)] = 2

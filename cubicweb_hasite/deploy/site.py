@@ -70,6 +70,8 @@ Key = tuple[str | int, ...]
 EXTRA_CONNECTIONS = 2
 #: connections of an instance beside its pool: that of the probes, and that for notices
 OWN_CONNECTIONS = 2
+#: another one to each node where standbys are read: that of the thread that asks for positions
+SAMPLER_CONNECTIONS = 1
 #: connections of PostgreSQL kept for the superuser, replication, backups and monitoring
 RESERVED_CONNECTIONS = 15
 #: checks in a row by which a balancer takes an instance for lost
@@ -146,8 +148,16 @@ class Site(Section):
 
     @property
     def connections(self) -> int:
-        """How many connections to PostgreSQL all instances may open."""
-        return len(self.all_instances) * (self.pool_size + OWN_CONNECTIONS)
+        """How many connections to one node of PostgreSQL all instances may open."""
+        return len(self.all_instances) * (self.pool_size + self.other_connections)
+
+    @property
+    def other_connections(self) -> int:
+        """Connections to one node that an instance may open beside its pool of the primary."""
+        if not self.postgresql.read_standbys:
+            return OWN_CONNECTIONS
+        # a standby that was promoted has those of its readers for some time
+        return OWN_CONNECTIONS + SAMPLER_CONNECTIONS + self.pool_size
 
     @property
     def pool_size(self) -> int:
