@@ -54,6 +54,7 @@ if os.environ.get("DB") == "sqlite":
             "servers",
             "setup",
             "shared_pages",
+            "silences",
             "standby*",
             "units",
             "upgrade",

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cubicweb_hasite.deploy.load import SiteFile
-from cubicweb_hasite.upgrades import Refused, UpgradeError, packages, state
+from cubicweb_hasite.upgrades import Refused, UpgradeError, packages, silences, state
 from cubicweb_hasite.upgrades.console import Console, duration
 from cubicweb_hasite.upgrades.host_commands import Command
 from cubicweb_hasite.upgrades.production import Plan, Stage
@@ -75,6 +75,19 @@ def upgrade(
     :param note: is called with the title of each stage that is done
     :raises UpgradeError: a command failed; the details tell how to roll back.
     """
+    site, comment = site_file.site, f"upgrade of {rehearsal.site} by {rehearsal.id}"
+    rolling = rehearsal.verdict == "rolling"
+    with silences.silenced(site, rehearsal.site, comment, console.say, rolling=rolling):
+        _do_stages(site_file, rehearsal, console, confirm, note)
+
+
+def _do_stages(
+    site_file: SiteFile,
+    rehearsal: State,
+    console: Console,
+    confirm: Callable[[str], bool],
+    note: Callable[[str], None],
+) -> None:
     done_path = rehearsal.folder / DONE
     done: list[str] = json.loads(done_path.read_text()) if done_path.exists() else []
     stages = Plan(site_file.site, rehearsal).stages()
