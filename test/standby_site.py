@@ -64,6 +64,7 @@ class Site:
         directory.mkdir()
         directory.chmod(0o755)
         self._stack = ExitStack()
+        self._process_stack = ExitStack()
         self.instance = template.instance
         self.primary = template.copy(directory / "primary")
         # one port, as CubicWeb wants it, on addresses of their own
@@ -105,7 +106,21 @@ class Site:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
+        with self._stack:
+            self._process_stack.close()
+
+    def repair(self) -> None:
+        """End the processes, and undo what was done to the nodes, but to promote one."""
+        self._process_stack.close()
+        self.processes.clear()
+        for node in self.nodes:
+            if node.running:
+                node.resume()
+            else:
+                node.start()
+        self.go_on()
+        streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+        wait_until(lambda: int(self.primary.sql(streaming)) == len(self.standbys), "both standbys")
 
     def process(self, *, ready: bool = True, **options: object) -> Process:
         """Start a process of the instance; return when it reads from a standby."""
@@ -113,7 +128,7 @@ class Site:
         process = self.instance.process(
             threads=8, **{**self.options, "hasite_management_port": management, **options}
         )
-        self._stack.enter_context(process)
+        self._process_stack.enter_context(process)
         self.processes.append(process)
         process.management = f"http://127.0.0.1:{management}/"
         if ready:

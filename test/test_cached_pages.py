@@ -457,7 +457,7 @@ class FailingAdapterTC(PagesTC):
         """A connection as `heal_connections` gives to an instance that serves visitors."""
         source = self.repo.system_source
         with self.admin_access.cnx() as cnx:
-            stock, cnx.cnxset = cnx.cnxset, pool._Unpooled(source).get()
+            stock, cnx.cnxset = cnx.cnxset, pool.Unpooled(source).get()
             source.doexec = pool._watched(source, source.doexec)
             try:
                 yield cnx

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
 import requests
 from browsers import Browser
@@ -18,7 +19,7 @@ from servers.instance import Process
 from servers.postgresql import PostgreSQL
 from servers.support import wait_until
 from servers.visitor import Visitor, validation
-from standby_site import SOON, Site, Template, created, made_again, metrics, readable, reads
+from standby_site import NAME, SOON, Site, Template, created, made_again, metrics, readable, reads
 
 ALBUMS = "view?rql=Any A WHERE A is Album"
 PAGES = ["", "album", ALBUMS, "view?rql=Any X WHERE X is File", "add/Album"]
@@ -31,9 +32,22 @@ def template(server_directory: Callable[[str], Path]) -> Template:
     return Template(server_directory("template"))
 
 
+@pytest.fixture(scope="module")
+def shared(template: Template, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(template, server_directory("shared")) as site:
+        yield site
+
+
 @pytest.fixture
-def site(template: Template, server_directory: Callable[[str], Path]) -> Iterator[Site]:
-    with Site(template, server_directory("site")) as site:
+def site(shared: Site) -> Iterator[Site]:
+    """A site whose primary is the same in all tests."""
+    yield shared
+    shared.repair()
+
+
+@pytest.fixture
+def own_site(template: Template, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(template, server_directory("own")) as site:
         yield site
 
 
@@ -176,8 +190,9 @@ def test_silent_standby(site: Site, number: int) -> None:
     wait_until(lambda: readable(process) == 2, "both standbys to be readable")
 
 
-def test_promotion_while_in_use(site: Site) -> None:
+def test_promotion_while_in_use(own_site: Site) -> None:
     """The standby that is read becomes the primary, the other one follows it."""
+    site = own_site
     process = site.process()
     users = visitors(process)
     before = created(users[0], "Album", name="before")
@@ -245,6 +260,50 @@ def test_get_that_writes(site: Site) -> None:
     assert response.status_code == 303, response.text
     assert made_again(process, "writes") == 1
     assert "two" in admin.get(f"album/{eid}").text
+
+
+def test_recovery_conflict(site: Site) -> None:
+    """What is replayed takes a lock away from a page: it is made again on the primary."""
+    process = site.process()
+    for standby in site.standbys:
+        standby.configure("max_standby_streaming_delay", "0")
+    visitor = visitors(process)[-1]
+    with (
+        psycopg2.connect(
+            host=site.primary.host, port=site.primary.port, user=site.primary.user, dbname=NAME
+        ) as connection,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        cursor = connection.cursor()
+        cursor.execute("LOCK TABLE cw_Album IN ACCESS EXCLUSIVE MODE")
+        locks = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
+        wait_until(lambda: all(node.sql(locks) == "1" for node in site.standbys), "the lock")
+        # CubicWeb sorts the tables of a query: one is locked before that of albums
+        query = "view?rql=Any A, N WHERE A is Album, A name N, A created_by U"
+        page = executor.submit(visitor.get, query)
+        wait_until(lambda: any(map(_locked_by_who_waits, site.standbys)), "the page to wait")
+        [tables] = filter(None, map(_locked_by_who_waits, site.standbys))
+        cursor.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+        conflicts = f"SELECT confl_lock FROM pg_stat_database_conflicts WHERE datname = '{NAME}'"
+        wait_until(
+            lambda: any(node.sql(conflicts) == "1" for node in site.standbys), "the conflict"
+        )
+        connection.commit()
+        assert page.result().status_code == 200
+    connection.close()
+    for standby in site.standbys:
+        standby.configure("max_standby_streaming_delay", None)
+    assert made_again(process, "conflict") == 1
+
+
+def _locked_by_who_waits(node: PostgreSQL) -> str:
+    """Return the tables that are locked by a transaction that waits for another lock."""
+    return node.sql(
+        "SELECT string_agg(DISTINCT relname, ', ') FROM pg_locks JOIN pg_class ON "
+        "relation = pg_class.oid WHERE granted AND relkind = 'r' AND relnamespace = "
+        "'public'::regnamespace AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)",
+        NAME,
+    )
 
 
 def test_line_at_the_top_of_pages(site: Site) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,9 +106,12 @@ class _Visiting:
             response, error = self._try(visit, environ, app)
         else:
             visit = self._choose(environ, position)
+            lost: set[Standby] = set()
             for _ in range(_TRIES - 1):
                 response, error = self._try(visit, dict(environ), app)
-                other = self._other(visit, response, position)
+                if visit.standby is not None and visit.trouble == "lost":
+                    lost.add(visit.standby)  # which the sampler may not know yet
+                other = self._other(visit, response, position, lost)
                 if other is None:
                     break
                 visit = other
@@ -152,23 +155,30 @@ class _Visiting:
         # one that has just written is not ended: perhaps no standby has what it has written
         return Visit(safe=True, primary_up=up, movable=position is None)
 
-    def _on_standby(self, position: Position | None, *, up: bool) -> Visit | None:
-        """Return a visit of the first standby that may be read, None if there is none."""
-        standby = self._readable(position, up=up)
+    def _on_standby(
+        self, position: Position | None, *, up: bool, lost: Collection[Standby] = ()
+    ) -> Visit | None:
+        """Return a visit of the first standby that may be read, None if there is none.
+
+        :param lost: those that did not answer this request; they are tried again at last
+        """
+        standby = self._readable(position, up=up, lost=lost)
         if standby is None and not up and position is not None:
             # what was written just before the primary was lost may be on its way
-            self._sampler.wait(lambda: self._readable(position, up=up))
-            standby = self._readable(position, up=up)
+            self._sampler.wait(lambda: self._readable(position, up=up, lost=lost))
+            standby = self._readable(position, up=up, lost=lost)
         if standby is None:
             return None
         age = time.monotonic() - standby.fresh
         known = max(time.time() - age, position.time if position is not None else 0.0)
         return Visit(safe=True, standby=standby, primary_up=up, known=known, movable=True)
 
-    def _readable(self, position: Position | None, *, up: bool) -> Standby | None:
+    def _readable(
+        self, position: Position | None, *, up: bool, lost: Collection[Standby]
+    ) -> Standby | None:
         # the one that is read now, if it may still be read: visitors stay with it
         current = self._current[0] if self._current is not None else None
-        for standby in sorted(self._standbys, key=lambda each: each is not current):
+        for standby in sorted(self._standbys, key=lambda s: (s in lost, s is not current)):
             if not self._problem(standby, position, up=up):
                 return standby
         return None
@@ -203,16 +213,23 @@ class _Visiting:
                 self._replayed = sample.lsn
 
     def _other(
-        self, visit: Visit, response: Response | None, position: Position | None
+        self,
+        visit: Visit,
+        response: Response | None,
+        position: Position | None,
+        lost: Collection[Standby],
     ) -> Visit | None:
-        """Return another visit to answer the same request, None if the answer is good."""
+        """Return another visit to answer the same request, None if the answer is good.
+
+        :param lost: standbys that did not answer this request
+        """
         if visit.standby is None:
             known = self._sampler
             # the primary may just have been lost
             if not visit.trouble or not visit.primary_up:
                 return None
             if known.wait(lambda: not known.primary_up):
-                other = self._on_standby(position, up=False)
+                other = self._on_standby(position, up=False, lost=lost)
             else:  # its connection alone was lost
                 other = self._on_primary(position)
         else:
@@ -222,9 +239,7 @@ class _Visiting:
             if self._sampler.primary_up:
                 other = self._on_primary(position)
             elif visit.trouble == "lost":
-                other = self._on_standby(position, up=False)
-                if other is not None and other.standby is visit.standby:
-                    other = None
+                other = self._on_standby(position, up=False, lost=lost)
             else:
                 return None
             metrics.count_made_again(reason)

@@ -75,7 +75,7 @@ def _make(
 ) -> tuple[str, str] | None:
     """Return the host where a silence was made, and its identity."""
     now = datetime.now(UTC)
-    alerts = RESTARTS if rolling else RESTARTS + INTERRUPTION
+    alerts: tuple[str, ...] = RESTARTS if rolling else RESTARTS + INTERRUPTION
     if not rolling and len(site.sites) == 1:
         alerts += ALL_SITES
     # a label that an alert has not got is empty; another site's are told

@@ -1,6 +1,7 @@
 """A line at the top of pages while the site can be read, and not be written to."""
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 from cubicweb import _
 from cubicweb_web.component import CtxComponent
@@ -22,7 +23,7 @@ class ReadOnlyLine(CtxComponent):
 
     __regid__ = "hasite.read-only"
     __select__ = CtxComponent.__select__ & reads_only()
-    cw_property_defs = {}
+    cw_property_defs: ClassVar[dict[str, Any]] = {}
     context = "navtop"
     order = -1
 

@@ -104,6 +104,11 @@ class PostgreSQL(Server):
         )
 
     @property
+    def running(self) -> bool:
+        """Whether the server runs, or hangs."""
+        return self._process.running
+
+    @property
     def log(self) -> str:
         """What the server has written."""
         return self._process.log
