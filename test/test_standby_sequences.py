@@ -114,7 +114,10 @@ class Actors:
         assert version >= album.seen.get(who, 0)
         album.seen[who] = version
         name = f"version {album.version + 1}"
-        visitor.submit(form, album.eid, {"name": name})
+        response = visitor.submit(form, album.eid, {"name": name})
+        if "vid=edition" in response.headers.get("Location", ""):
+            # refused: the form is shown once more, with what was typed
+            visitor.get(response.headers["Location"])
         # by another connection than that of the site
         [stored] = self._stored(album.eid)
         if stored == name:
