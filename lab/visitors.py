@@ -5,6 +5,7 @@ Each line that it prints is the outcome of one request, in JSON; `traffic.py` re
 
 import argparse
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -106,9 +107,7 @@ class Browser:
         outcome = Outcome(kind or kind_of(url), method, url, self._who, time.monotonic(), 0)
         text = ""
         try:
-            async with self._session.request(
-                method, url, allow_redirects=False, **kwargs
-            ) as response:
+            async with await self._answer(method, url, **kwargs) as response:
                 outcome.status = response.status
                 outcome.served_by = response.headers.get("X-Served-By", "")
                 outcome.cache = response.headers.get("X-Cache", "").partition(" ")[0]
@@ -123,6 +122,16 @@ class Browser:
         outcome.seconds = time.monotonic() - outcome.started
         tell(outcome)
         return outcome.status, text
+
+    async def _answer(self, method: str, url: str, **kwargs) -> aiohttp.ClientResponse:
+        for _ in range(CONNECTIONS):
+            try:
+                return await self._session.request(method, url, allow_redirects=False, **kwargs)
+            except aiohttp.ClientOSError as error:
+                # the server has closed a connection that was idle: browsers take another one
+                if error.errno != errno.EPIPE or method != "GET":
+                    raise
+        return await self._session.request(method, url, allow_redirects=False, **kwargs)
 
     async def log_in(self) -> None:
         """Log in, if it is a user's; try again until that succeeds."""
