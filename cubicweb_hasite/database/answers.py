@@ -84,8 +84,9 @@ def _in_form(request: Request, why: str) -> str:
     A browser loads it in a frame of the form's page: `FormValidatorController.response`
     (cubicweb_web.views.basecontrollers).
     """
-    identifier = request.POST.get("__domid", "")
-    if not re.fullmatch(r"[\w:-]+", identifier):  # anybody may have sent it
+    identifier = request.POST.get("__domid")
+    # anybody may have sent it, and a file too
+    if not (isinstance(identifier, str) and re.fullmatch(r"[\w:-]+", identifier)):
         identifier = "entityForm"
     result = json.dumps([False, [None, {"": why}], None])
     return (
