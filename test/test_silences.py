@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -9,7 +10,7 @@ from servers.alerting import RenderedProgram
 from servers.support import free_port, make_directory, wait_until
 
 from cubicweb_hasite.deploy import document
-from cubicweb_hasite.deploy.site import Site
+from cubicweb_hasite.deploy.site import ALERTMANAGER_PORT, Site
 from cubicweb_hasite.upgrades import silences
 
 _CONFIGURATION = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
@@ -17,22 +18,33 @@ _CONFIGURATION = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
 
 @pytest.fixture(scope="module")
 def alertmanager() -> Iterator[RenderedProgram]:
-    directory, port = make_directory(), free_port()
+    directory = make_directory()
     name = "prometheus-alertmanager"
     defaults = directory / "etc/default" / name
     defaults.parent.mkdir(parents=True)
     defaults.write_text('ARGS="--web.listen-address=here --cluster.listen-address="\n')
     (directory / "alertmanager.yml").write_text(_CONFIGURATION)
     more = [f"--storage.path={directory}/data", f"--config.file={directory}/alertmanager.yml"]
-    with RenderedProgram(name, directory, port, directory, *more) as program:
+    with RenderedProgram(
+        name, directory, ALERTMANAGER_PORT, directory, *more, address=own_address()
+    ) as program:
         yield program
 
 
 @pytest.fixture
-def site(alertmanager: RenderedProgram, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The example, whose hosts are this machine."""
-    monkeypatch.setattr(silences, "ALERTMANAGER_PORT", int(alertmanager.url.rpartition(":")[2]))
-    text = document.example().replace('address = "10.0.0.41"', 'address = "127.0.0.1"')
+def site(alertmanager: RenderedProgram) -> Site:
+    return monitored_by(urlsplit(alertmanager.url).hostname)
+
+
+def own_address() -> str:
+    """Return an address of this machine that no other test has: Alertmanager's port is fixed."""
+    port = free_port()
+    return f"127.93.{port >> 8}.{port & 255}"
+
+
+def monitored_by(address: str) -> Site:
+    """Return the example, whose monitoring host is this machine, at an address."""
+    text = document.example().replace('address = "10.0.0.41"', f'address = "{address}"')
     site = Site.model_validate(tomllib.loads(text))
     return site.model_copy(update={"upgrade": site.upgrade.model_copy(update={"reach": "sh -c"})})
 
@@ -102,9 +114,9 @@ def test_upgrade_that_fails(site: Site, alertmanager: RenderedProgram) -> None:
     assert active(alertmanager) == []
 
 
-def test_alertmanager_that_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alertmanager_that_does_not_answer() -> None:
     """It is said, and the upgrade goes on."""
-    monkeypatch.setattr(silences, "ALERTMANAGER_PORT", free_port())
+    site = monitored_by(own_address())
     said: list[str] = []
     done = False
     with silences.silenced(site, "mysite", "rehearsal-1", said.append, rolling=True):

@@ -75,34 +75,24 @@ def upgrade(
     :param note: is called with the title of each stage that is done
     :raises UpgradeError: a command failed; the details tell how to roll back.
     """
-    site, comment = site_file.site, f"upgrade of {rehearsal.site} by {rehearsal.id}"
-    rolling = rehearsal.verdict == "rolling"
-    with silences.silenced(site, rehearsal.site, comment, console.say, rolling=rolling):
-        _do_stages(site_file, rehearsal, console, confirm, note)
-
-
-def _do_stages(
-    site_file: SiteFile,
-    rehearsal: State,
-    console: Console,
-    confirm: Callable[[str], bool],
-    note: Callable[[str], None],
-) -> None:
     done_path = rehearsal.folder / DONE
     done: list[str] = json.loads(done_path.read_text()) if done_path.exists() else []
-    stages = Plan(site_file.site, rehearsal).stages()
-    for number, stage in enumerate(stages, 1):
-        title = f"{number}/{len(stages)} {stage.title}"
-        if stage.title in done:
-            console.say(f"{title}: was done")
-            continue
-        if not confirm(title):
-            raise UpgradeError(f"stopped before {title}; run the same command to go on")
-        folder = site_file.path.absolute().parent
-        run_stage(stage, title, folder, rehearsal.folder / LOG, console)
-        note(title)
-        done.append(stage.title)
-        done_path.write_text(json.dumps(done))
+    site, comment = site_file.site, f"upgrade of {rehearsal.site} by {rehearsal.id}"
+    stages = Plan(site, rehearsal).stages()
+    rolling = rehearsal.verdict == "rolling"
+    with silences.silenced(site, rehearsal.site, comment, console.say, rolling=rolling):
+        for number, stage in enumerate(stages, 1):
+            title = f"{number}/{len(stages)} {stage.title}"
+            if stage.title in done:
+                console.say(f"{title}: was done")
+                continue
+            if not confirm(title):
+                raise UpgradeError(f"stopped before {title}; run the same command to go on")
+            folder = site_file.path.absolute().parent
+            run_stage(stage, title, folder, rehearsal.folder / LOG, console)
+            note(title)
+            done.append(stage.title)
+            done_path.write_text(json.dumps(done))
 
 
 def run_stage(stage: Stage, title: str, folder: Path, log: Path, console: Console) -> None:

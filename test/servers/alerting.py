@@ -47,24 +47,34 @@ class RenderedProgram(ServerProcess, Server):
     :param root: the rendered files of its host, with places of this machine
     :param directory: where it writes
     :param more: arguments that replace what only a host has
+    :param address: one of this machine's
     """
 
-    def __init__(self, name: str, root: Path, port: int, directory: Path, *more: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        port: int,
+        directory: Path,
+        *more: str,
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.url = f"http://{address}:{port}"
         text = (root / "etc/default" / name).read_text()
         [arguments] = re.findall(r'(?m)^ARGS="(.*)"$', text)
         arguments = re.sub(r"=/etc/", f"={root}/etc/", arguments)
         arguments = re.sub(
-            r"--web.listen-address=\S+", f"--web.listen-address=127.0.0.1:{port}", arguments
+            r"--web.listen-address=\S+", f"--web.listen-address={address}:{port}", arguments
         )
         program = find_program(name, name)
         command = [program, *shlex.split(arguments), *more]
         super().__init__(command, directory / f"{name}-{port}.log")
-        self._port = port
+        self._place = address, port
 
     def start(self) -> None:
         """Start the program and wait until it listens."""
-        self.spawn(lambda: listens(self._port), timeout=120)
+        address, port = self._place
+        self.spawn(lambda: listens(port, address), timeout=120)
 
     def get(self, path: str) -> Any:
         """Return what it answers, from JSON."""
