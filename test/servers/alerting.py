@@ -72,9 +72,15 @@ class RenderedProgram(ServerProcess, Server):
         self._place = address, port
 
     def start(self) -> None:
-        """Start the program and wait until it listens."""
+        """Start the program and wait until it is ready: it listens before."""
+        self.spawn(self._is_ready, timeout=120)
+
+    def _is_ready(self) -> bool:
         address, port = self._place
-        self.spawn(lambda: listens(port, address), timeout=120)
+        # the exporter has no such page, and needs none
+        return listens(port, address) and (
+            requests.get(f"{self.url}/-/ready", timeout=10).status_code in (200, 404)
+        )
 
     def get(self, path: str) -> Any:
         """Return what it answers, from JSON."""
