@@ -1,4 +1,4 @@
-"""Commands for the running instances of a host: hasite-drain, hasite-accept."""
+"""Commands for the running instances of a host: hasite-drain, hasite-accept, hasite-read-only."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from cubicweb.toolsutils import Command
 
 from cubicweb_hasite import versions
 from cubicweb_hasite.commands import cubes, instance_config, note
-from cubicweb_hasite.operations import accepting, draining
+from cubicweb_hasite.operations import accepting, draining, read_only
 
 
 class DrainCommand(Command):
@@ -147,4 +147,50 @@ class AcceptCommand(Command):
         print(f"{name} {result}")
 
 
-COMMANDS = [DrainCommand, AcceptCommand]
+class ReadOnlyCommand(Command):
+    """Let the processes of an instance write nothing, and read all pages from one standby.
+
+    Visitors who only read notice nothing; forms are refused with 503. /readyz says `reads only`
+    once the standby holds all that was written. It is about the processes on this host, also if
+    they are restarted, as long as the versions of the cubes are the same. So the primary can be
+    upgraded meanwhile, even if the running version could not work with it.
+
+    <instance>
+      identifier of the instance.
+
+    <standby>
+      an entry of the option hasite-standby-hosts.
+    """
+
+    name = "hasite-read-only"
+    arguments = "<instance> [<standby>]"
+    min_args, max_args = 1, 2
+    options = (
+        (
+            "undo",
+            {"action": "store_true", "default": False, "help": "let it write again."},
+        ),
+    )
+
+    def run(self, args: list[str]) -> None:
+        """Write or remove the file.
+
+        :raises ExecutionError: the standby is not known, or the file cannot be written.
+        """
+        name, *given = args
+        if self["undo"] == bool(given):
+            raise ExecutionError("hasite-read-only: give a standby, or --undo")
+        config = instance_config(name)
+        standby = given[0] if given else None
+        try:
+            if standby:
+                cubes.bootstrap(config)
+            read_only.order(config, standby)
+        except (OSError, ValueError) as error:
+            raise ExecutionError(f"hasite-read-only: {error}") from error
+        result = f"reads {standby} alone" if standby else "reads and writes as before"
+        note(Path(config.apphome), f"hasite-read-only {name}", result)
+        print(f"{name} {result}")
+
+
+COMMANDS = [DrainCommand, AcceptCommand, ReadOnlyCommand]

@@ -61,6 +61,8 @@ class Router:
         visit = visits.current()
         if visit is None:
             return self._primary.get()
+        if visit.refused:
+            return Refusal("this instance only reads, by order of hasite-read-only")
         if visit.standby is not None and visit.on_primary:
             if not visit.primary_up:
                 return Refusal("the primary cannot be reached")

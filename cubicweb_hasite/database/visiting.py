@@ -102,8 +102,9 @@ class _Visiting:
         safe = environ["REQUEST_METHOD"] in ("GET", "HEAD")
         position = positions.of_visitor(environ.get("HTTP_COOKIE", ""))
         if not safe or environ.get("CONTENT_LENGTH") not in (None, "", "0"):
-            visit = Visit(safe=False)
-            response, error = self._try(visit, environ, app)
+            with self._sampler.closing.writing() as may:
+                visit = Visit(safe=False, refused=not may)
+                response, error = self._try(visit, environ, app)
         else:
             visit = self._choose(environ, position)
             lost: set[Standby] = set()
@@ -138,7 +139,7 @@ class _Visiting:
 
     def _choose(self, environ: dict[str, Any], position: Position | None) -> Visit:
         """Choose the database for a request that changes nothing."""
-        up = self._sampler.primary_up
+        up = self._sampler.asks_primary
         if up:
             url = f"{environ.get('PATH_INFO', '')}?{environ.get('QUERY_STRING', '')}"
             if _PUBLIC.search(url.removeprefix(self._prefix)):
@@ -150,10 +151,10 @@ class _Visiting:
             metrics.count_refused_standby(problem)
         return self._on_primary(position, up=up)
 
-    @staticmethod
-    def _on_primary(position: Position | None, *, up: bool = True) -> Visit:
+    def _on_primary(self, position: Position | None, *, up: bool = True) -> Visit:
+        refused = bool(self._sampler.closing.only)
         # one that has just written is not ended: perhaps no standby has what it has written
-        return Visit(safe=True, primary_up=up, movable=position is None)
+        return Visit(safe=True, primary_up=up, movable=position is None, refused=refused)
 
     def _on_standby(
         self, position: Position | None, *, up: bool, lost: Collection[Standby] = ()
@@ -163,8 +164,9 @@ class _Visiting:
         :param lost: those that did not answer this request; they are tried again at last
         """
         standby = self._readable(position, up=up, lost=lost)
-        if standby is None and not up and position is not None:
-            # what was written just before the primary was lost may be on its way
+        closed = self._sampler.closing.only
+        if standby is None and not up and (position is not None or closed):
+            # what was written just before the primary was lost, or left alone, may be on its way
             self._sampler.wait(lambda: self._readable(position, up=up, lost=lost))
             standby = self._readable(position, up=up, lost=lost)
         if standby is None:
@@ -228,7 +230,7 @@ class _Visiting:
             # the primary may just have been lost
             if not visit.trouble or not visit.primary_up:
                 return None
-            if known.wait(lambda: not known.primary_up):
+            if known.wait(lambda: not known.asks_primary):
                 other = self._on_standby(position, up=False, lost=lost)
             else:  # its connection alone was lost
                 other = self._on_primary(position)
@@ -236,7 +238,7 @@ class _Visiting:
             reason = visit.reason_to_repeat(response)
             if not reason:
                 return None
-            if self._sampler.primary_up:
+            if self._sampler.asks_primary:
                 other = self._on_primary(position)
             elif visit.trouble == "lost":
                 other = self._on_standby(position, up=False, lost=lost)

@@ -115,7 +115,14 @@ def free_pool(repo: Repository) -> Reading:
 
 
 def db(repo: Repository) -> Reading:
-    """Check that the database answers and can be written to, and count the users."""
+    """Check that the database answers and can be written to, and count the users.
+
+    It is not asked while `hasite-read-only` forbids to write: it may be locked by an upgrade.
+    """
+    found = sampler.of(repo)
+    if found is not None and found.closing.only:
+        text = "ServiceKO : nothing is written, by order of hasite-read-only"
+        return Reading(False, text, checked=False)
     users = f"(SELECT COUNT(*) FROM {SQL_PREFIX}CWUser)"
     if repo.system_source.dbdriver != "postgres":
         [[count]] = query(repo, f"SELECT {users}")

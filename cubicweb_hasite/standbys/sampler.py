@@ -17,6 +17,7 @@ from cubicweb.server.repository import Repository
 
 from cubicweb_hasite import options
 from cubicweb_hasite.standbys import nodes, positions
+from cubicweb_hasite.standbys.closing import Closing
 from cubicweb_hasite.standbys.nodes import Node
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,12 @@ class Sampler(threading.Thread):
                 found[key] = Node(f"{host or 'local'}:{key[1]}", arguments)
             return found[key]
 
+        #: what `hasite-read-only` has ordered
+        self.closing = Closing(repo.config)
         addresses = [options.standby(host) for host in hosts]
         #: those that may be read
         self.standbys = [Standby(node(host, own or port)) for host, own in addresses]
+        self._entries = dict(zip(hosts, self.standbys, strict=True))
         #: host and port of each
         self.addresses = [(host, own or port) for host, own in addresses]
         for host in (helper.dbhost or "").split(","):
@@ -94,6 +98,11 @@ class Sampler(threading.Thread):
     def primary_up(self) -> bool:
         """Whether the primary has answered the last question."""
         return self.primary is not None and self.primary.sample is not None
+
+    @property
+    def asks_primary(self) -> bool:
+        """Whether visits may be read from the primary: it answers, and nobody forbids it."""
+        return self.primary_up and not self.closing.only
 
     @property
     def contact(self) -> float:
@@ -113,6 +122,8 @@ class Sampler(threading.Thread):
             return "lost"
         if not sample.recovering:
             return "promoted"
+        if only := self.closing.only:
+            return "" if standby is self._entries[only] else "other"
         if sample.origin is None or sample.origin != self._origin:
             return "timeline"
         if standby.diverged:
@@ -233,6 +244,7 @@ class Sampler(threading.Thread):
             self._primary_losses = losses
             if not self.primary_up and self.serves:
                 self.on_loss(None)
+        self.closing.obey(lambda entry: self._entries[entry].fresh)
         with self._changed:
             self._changed.notify_all()
 

@@ -19,6 +19,7 @@ class Visit:
     :param primary_up: whether the primary could be asked when the database was chosen
     :param known: as of when what is read is known, in seconds since 1970; None: now
     :param movable: whether it may be ended when its database is lost, to be made again
+    :param refused: whether no database may be asked for it, by order of `hasite-read-only`
     """
 
     def __init__(
@@ -29,12 +30,14 @@ class Visit:
         primary_up: bool = True,
         known: float | None = None,
         movable: bool = False,
+        refused: bool = False,
     ) -> None:
         self.safe = safe
         self.standby = standby
         self.primary_up = primary_up
         self.known = known
         self.movable = movable
+        self.refused = refused
         #: whether a connection was taken to the standby
         self.used = False
         #: why its answer is not to be trusted; the first reason
