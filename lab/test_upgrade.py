@@ -1,19 +1,21 @@
-"""An upgrade with a new cube, a change of the schema and a slow migration: rehearsed on a host of
-its own, then done in production by the rehearsal, while visitors come.
+"""Upgrades with a new cube, a change of the schema and a slow migration: rehearsed on a host of
+their own, then done in production by the rehearsal, while visitors come.
 """
 
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hosts import CHECKOUT, Host
 from installation import Site
-from rehearsing import CUBE, ENTITIES, FILL, NEW, OLD, cube
+from rehearsing import CUBE, ENTITIES, FILL, NEW, OLD, cube, with_migration
 from results import Results, Row
 from servers import runbook
+from servers.support import wait_until
 from traffic import Report, Traffic, lost_writes
 
 _CTL = Path(sys.executable).with_name("cubicweb-ctl")
@@ -31,6 +33,20 @@ reach = "{CHECKOUT}/lab/run {{host}} env PATH={PATH} sh -c"
 
 [preproduction]
 address = "10.0.0.51"
+"""
+
+
+#: a migration that locks a table for a minute, and takes away what the running version needs
+_LOCKS = """
+import os
+add_attribute("News", "summary")
+add_cube("tag")
+commit()
+sql("LOCK TABLE cw_news IN ACCESS EXCLUSIVE MODE")
+sql("SELECT pg_sleep(60)")
+sql("ALTER TABLE cw_file DROP COLUMN cw_title")
+commit()
+assert not os.path.exists("/root/fail"), "half-way"
 """
 
 
@@ -71,20 +87,21 @@ def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
         _copy(host, next((tmp_path / OLD).glob("*.whl")), "/root")
         for block in runbook.blocks(site.runbook, 8):
             site.administrator.carry_out(block)
-        _give_folder(site, host, tmp_path)
         yield host
     finally:
         host.power_off()
         del site.lab.hosts["preprod"]
 
 
-def _give_folder(site: Site, host: Host, tmp_path: Path) -> None:
+def _give_folder(site: Site, host: Host, tmp_path: Path, migration: str) -> None:
     """Give the host what its operator writes: the site file, and the packages to install."""
     text = (site.lab.folder / "site.toml").read_text()
     host.write(
         f"{_FOLDER}/site.toml", text.partition("\n# How production is upgraded")[0] + _SECTIONS
     )
     package = cube(tmp_path / NEW, NEW, depends=True)
+    with_migration(package, migration, tmp_path)
+    package = tmp_path / package.name
     _copy(host, package, _FOLDER)
     host.write(f"{_FOLDER}/requirements.txt", "\n".join([*_PACKAGES, f"./{package.name}", ""]))
 
@@ -98,6 +115,67 @@ def _checksums(site: Site) -> str:
     return site.sql(f"{tables} ORDER BY 1")
 
 
+def _contents(site: Site) -> list[str]:
+    """Return the checksums without what a new timeline of PostgreSQL changes: eids."""
+    own = ("entities_id_seq|", "hasite_origin|")
+    return [line for line in _checksums(site).splitlines() if not line.startswith(own)]
+
+
+def _rehearse(site: Site, host: Host, tmp_path: Path, migration: str = "") -> tuple[str, Path]:
+    """Rehearse an upgrade; return the verdict and the folder of the rehearsal on this machine.
+
+    :param migration: instead of the migration script of the new version
+    """
+    _give_folder(site, host, tmp_path, migration)
+    before = _checksums(site)
+    said = host.run(
+        f"cd {_FOLDER} && /opt/cubicweb/bin/cubicweb-ctl hasite-rehearse site.toml", timeout=900
+    )
+    assert _checksums(site) == before
+    verdict, name = re.search(r"(\S+): see .*(rehearsal-\S+?)/report.html", said).groups()
+    folder = tmp_path / "site"
+    folder.mkdir()
+    archive = host.command("tar", "-C", _FOLDER, "--exclude=work", "-cf", "-", ".")
+    content = subprocess.run(archive, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-C", folder, "-xf", "-"], input=content, check=True)
+    return verdict, folder / name
+
+
+def _upgrade(rehearsal: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [_CTL, "hasite-upgrade", "site.toml", "--runbook", rehearsal.name, "--yes"],
+        cwd=rehearsal.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+    )
+
+
+def _give_up(rehearsal: Path) -> None:
+    """Do what the chapter “Rollback” of the report says."""
+    back = (rehearsal / "report.md").read_text().partition("### Rollback")[2]
+    for line, printed, repeated in runbook.commands(back):
+
+        def is_done(line: str = line, printed: str = printed) -> bool:
+            result = subprocess.run(
+                line, shell=True, cwd=rehearsal.parent, capture_output=True, text=True
+            )
+            assert result.returncode == 0, (line, result)
+            output = [text.strip() for text in result.stdout.splitlines()]
+            return all(text in output for text in printed.splitlines())
+
+        if repeated:
+            wait_until(is_done, line, timeout=180, interval=0.5)
+        else:
+            assert is_done(), line
+
+
+def _version(site: Site) -> str:
+    first = site.with_role("web")[0]
+    return first.run("curl -s 'http://10.0.0.21:9081/view?vid=monitor_version'")
+
+
 @pytest.mark.long
 def test_upgrade(
     former: Site,
@@ -106,33 +184,17 @@ def test_upgrade(
     results: Results,
 ) -> None:
     site = former
-    before = _checksums(site)
-    said = preproduction.run(
-        f"cd {_FOLDER} && /opt/cubicweb/bin/cubicweb-ctl hasite-rehearse site.toml", timeout=900
-    )
-    assert _checksums(site) == before
-    name = re.search(r"rolling: see .*(rehearsal-\S+?)/report.html", said)[1]
-    folder = tmp_path / "site"
-    folder.mkdir()
-    archive = preproduction.command("tar", "-C", _FOLDER, "--exclude=work", "-cf", "-", ".")
-    content = subprocess.run(archive, check=True, capture_output=True).stdout
-    subprocess.run(["tar", "-C", folder, "-xf", "-"], input=content, check=True)
+    verdict, rehearsal = _rehearse(site, preproduction, tmp_path)
+    assert verdict == "rolling"
     visitors = Traffic(site, tmp_path / "visitors", anonymous=16, users=4, viewers=4, pause=2)
     editors = Traffic(site, tmp_path / "editors", anonymous=1, editors=2, viewers=1, pause=25)
     with visitors as traffic, editors:
         traffic.run(5)
-        result = subprocess.run(
-            [_CTL, "hasite-upgrade", "site.toml", "--runbook", name, "--yes"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-        )
+        result = _upgrade(rehearsal)
         traffic.run(5)
     report = Report(traffic.report().outcomes + editors.report().outcomes)
     assert result.returncode == 0, result.stdout + report.details()
-    text = (folder / name / "report.md").read_text()
+    text = (rehearsal / "report.md").read_text()
     results.add(
         Row(
             "upgrade with a new cube, a changed schema, a slow migration, by its rehearsal",
@@ -141,9 +203,76 @@ def test_upgrade(
             measured=re.search(r"^\*\*(.*?)\*\*", text, re.M)[1],
         )
     )
-    first = site.with_role("web")[0]
-    versions = first.run("curl -s 'http://10.0.0.21:9081/view?vid=monitor_version'")
-    assert f"{CUBE}: {NEW}" in versions
+    assert f"{CUBE}: {NEW}" in _version(site)
     assert report.count > 200, report.details()
     assert not report.failed, report.details()
     assert lost_writes(site, report) == []
+
+
+@pytest.mark.long
+def test_read_only_upgrade(
+    former: Site,
+    preproduction: Host,
+    tmp_path: Path,
+    results: Results,
+) -> None:
+    """It fails half-way and is given up; then it is done."""
+    site = former
+    verdict, rehearsal = _rehearse(site, preproduction, tmp_path, _LOCKS)
+    assert verdict == "read-only", (rehearsal / "report.md").read_text()
+    first = site.with_role("web")[0]
+    first.write("/root/fail", "")
+    before = _contents(site)
+    with Traffic(site, tmp_path / "failing", anonymous=16, users=4, viewers=4, pause=2) as traffic:
+        traffic.run(5)
+        result = _upgrade(rehearsal)
+        assert result.returncode == 1, result.stdout
+        assert "half-way" in result.stdout
+        report = traffic.report()
+        started = time.monotonic()
+        _give_up(rehearsal)
+        site.wait_until_well()
+        took = time.monotonic() - started
+        given_up = traffic.report(since=started)
+    results.add(
+        Row(
+            "read-only upgrade whose migration fails half-way, given up by its report",
+            "no page, image or file fails until it is given up; then all is as it was",
+            report,
+            measured=f"as it was {took:.0f} s after the first command of the rollback; meanwhile "
+            f"{len(given_up.failed_gets)} of {given_up.count} GETs failed",
+        )
+    )
+    assert not report.failed_gets, report.details()
+    assert not report.lost_sessions, report.details()
+    assert _contents(site) == before
+    assert f"{CUBE}: {OLD}" in _version(site)
+
+    first.run("rm /root/fail")
+    [block] = runbook.blocks(site.runbook, 6)
+    site.administrator.carry_out(block)
+    site.wait_until_well()
+    with Traffic(
+        site, tmp_path / "visitors", anonymous=16, users=4, viewers=4, editors=2, pause=2
+    ) as traffic:
+        traffic.run(5)
+        result = _upgrade(rehearsal)
+        traffic.run(5)
+        report = traffic.report()
+    assert result.returncode == 0, result.stdout + report.details()
+    lost = lost_writes(site, report)
+    text = (rehearsal / "report.md").read_text()
+    results.add(
+        Row(
+            "read-only upgrade whose migration locks a table for a minute, by its rehearsal",
+            "no page, image or file fails; no session is lost; no acknowledged write lost",
+            report,
+            lost=len(lost),
+            measured=re.search(r"^\*\*(.*?)\*\*", text, re.M)[1],
+        )
+    )
+    assert f"{CUBE}: {NEW}" in _version(site)
+    assert not report.failed_gets, report.details()
+    assert not report.lost_sessions, report.details()
+    assert lost == []
+    assert not traffic.report(since=time.monotonic() - 3).failed

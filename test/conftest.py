@@ -48,6 +48,7 @@ if os.environ.get("DB") == "sqlite":
             "operators_page",
             "options_without_site",
             "package",
+            "read_only*",
             "rehearsal*",
             "restore",
             "runbook",
@@ -69,6 +70,7 @@ if not os.environ.get("FUZZ"):  # they take minutes: `make fuzz`
 _LONG = [
     f"test_{name}.py"
     for name in (
+        "read_only_upgrade",
         "upgrade",
         "documentation",
         "gunicorn",
@@ -79,6 +81,7 @@ _LONG = [
         "stress",
         "standby_sequences",
         "standby_failures",
+        "read_only",
         "demo",
         "deploy_requests",
         "healing",

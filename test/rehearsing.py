@@ -110,23 +110,25 @@ class Production:
     """A production: PostgreSQL with a standby, and the configuration of an instance.
 
     :param folder: where all is
+    :param hosts: the addresses of the primary and of the standby
     """
 
     name = "site"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: tuple[str, str] = ("127.0.0.1", "127.0.0.2")) -> None:
         folder.mkdir()
         folder.chmod(0o755)
         self.folder = folder
-        self.primary = PostgreSQL(folder / "primary")
+        self.hosts = hosts
+        self.primary = PostgreSQL(folder / "primary", host=hosts[0])
         # on the same port: nodes have it in common
         self.standby = PostgreSQL(
-            folder / "standby", self.primary.port, host="127.0.0.2", primary=self.primary
+            folder / "standby", self.primary.port, host=hosts[1], primary=self.primary
         )
         #: for the copies: a cluster of its own
         self.other = PostgreSQL(folder / "other")
         self.virtualenv = folder / "old"
-        self.database = Database("postgres", self.name, "127.0.0.1", self.primary.port, self.name)
+        self.database = Database("postgres", self.name, hosts[0], self.primary.port, self.name)
         self.instance = Instance(folder / "etc", [CUBE], self.database)
         self.instance.ctl_path = str(self.virtualenv / "bin" / "cubicweb-ctl")
 
@@ -165,6 +167,11 @@ class Production:
         )
         sums = self.primary.sql(f"{tables} ORDER BY 1", self.name, timeout=60)
         return sums + self.primary.sql("SELECT datname FROM pg_database ORDER BY 1")
+
+    def contents(self) -> list[str]:
+        """Return :meth:`checksums` without what a new timeline of PostgreSQL changes: eids."""
+        own = ("entities_id_seq|", "hasite_origin|")
+        return [line for line in self.checksums().splitlines() if not line.startswith(own)]
 
     def site_folder(self, folder: Path, **options: object) -> "SiteFolder":
         """Return a folder with a site file that rehearses on the server for copies."""

@@ -60,13 +60,14 @@ def active(alertmanager: RenderedProgram) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("rolling", [True, False])
-def test_silence_of_an_upgrade(site: Site, alertmanager: RenderedProgram, rolling: bool) -> None:
+@pytest.mark.parametrize("verdict", ["rolling", "read-only", "stopped"])
+def test_silence_of_an_upgrade(site: Site, alertmanager: RenderedProgram, verdict: str) -> None:
     said: list[str] = []
-    with silences.silenced(site, "mysite", "rehearsal-1", said.append, rolling=rolling):
+    with silences.silenced(site, "mysite", "rehearsal-1", said.append, verdict=verdict):
         [names] = active(alertmanager)
         assert "HasiteInstanceDown" in names
-        assert ("SiteUnreachable" in names) != rolling
+        assert ("SiteUnreachable" in names) == (verdict == "stopped")
+        assert ("ReplicationLag" in names) == (verdict == "read-only")
         assert "HostDown" not in names
     assert active(alertmanager) == []
     assert said == [
@@ -86,7 +87,7 @@ def test_another_site_is_told(site: Site, alertmanager: RenderedProgram) -> None
     ]
     response = requests.post(f"{alertmanager.url}/api/v2/alerts", json=alerts, timeout=30)
     assert response.status_code == 200, response.text
-    with silences.silenced(site, "mysite", "rehearsal-1", lambda _said: None, rolling=True):
+    with silences.silenced(site, "mysite", "rehearsal-1", print, verdict="rolling"):
         wait_until(lambda: len(told(alertmanager, "suppressed")) == 2, "silenced alerts")
         assert told(alertmanager, "suppressed") == ["mysite", "mysite"]
         assert sorted(told(alertmanager, "active")) == ["db1", "other", "other"]
@@ -105,7 +106,7 @@ def test_upgrade_that_fails(site: Site, alertmanager: RenderedProgram) -> None:
     """They are told again."""
 
     def fail() -> None:
-        with silences.silenced(site, "mysite", "rehearsal-1", lambda _said: None, rolling=True):
+        with silences.silenced(site, "mysite", "rehearsal-1", print, verdict="rolling"):
             assert active(alertmanager)
             raise ZeroDivisionError
 
@@ -119,7 +120,7 @@ def test_alertmanager_that_does_not_answer() -> None:
     site = monitored_by(own_address())
     said: list[str] = []
     done = False
-    with silences.silenced(site, "mysite", "rehearsal-1", said.append, rolling=True):
+    with silences.silenced(site, "mysite", "rehearsal-1", said.append, verdict="rolling"):
         done = True
     assert done
     assert said == [
@@ -130,6 +131,6 @@ def test_alertmanager_that_does_not_answer() -> None:
 def test_site_without_alerts(site: Site) -> None:
     said: list[str] = []
     without = site.model_copy(update={"alerts": None})
-    with silences.silenced(without, "mysite", "rehearsal-1", said.append, rolling=True):
+    with silences.silenced(without, "mysite", "rehearsal-1", said.append, verdict="rolling"):
         pass
     assert said == []

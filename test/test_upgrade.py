@@ -6,14 +6,15 @@ import shlex
 import socketserver
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 from rehearsing import CUBE, LAYER, NEW, Production, cube, wheel, with_migration
+from servers import runbook
 from servers.load import Load
 from servers.rendered import RenderedSite, site_file
 from servers.support import consecutive_ports, wait_until
@@ -33,7 +34,7 @@ checks = [
   {{ path = "/view?rql=Any+X+ORDERBY+X+WHERE+X+is+News", text = "News 2" }},
 ]
 reach = "{folder}/on {{host}}"
-backup = "pg_dump -h 127.0.0.1 -p {port} -U site -Fc -f {folder}/backup site"
+backup = "pg_dump -h {primary} -p {port} -U site -Fc -f {folder}/backup site"
 longest_wait = 30
 
 [preproduction]
@@ -46,6 +47,9 @@ port = {instances}
 _ON = """\
 #!/bin/sh
 # run a command on "the host" $1, whose programs and files are those of the test
+export HOST="$1" PGUSER={superuser}
+[ "$1" = db2 ] && PGHOST={standby} || PGHOST={primary}
+export PGHOST
 command=$(printf %s "$2" | sed 's|/run/haproxy/admin.sock|{socket}|g; \
 s|/usr/local/share/hasite|{root}/usr/local/share/hasite|g')
 PATH={folder}/bin:$PATH exec sh -c "$command"
@@ -53,29 +57,40 @@ PATH={folder}/bin:$PATH exec sh -c "$command"
 
 _SYSTEMCTL = """\
 #!/bin/sh
-answer=$(printf '%s\\n' "$*" | socat -t 120 - UNIX-CONNECT:{folder}/init)
+answer=$(printf '%s\\n' "$HOST $*" | socat -t 120 - UNIX-CONNECT:{folder}/init)
 [ "$answer" = done ] || {{ echo "$answer"; exit 1; }}
+"""
+
+_SU = """\
+#!/bin/sh
+# the database server trusts everybody
+exec sh -c "$3"
 """
 
 
 class Init(socketserver.ThreadingUnixStreamServer):
-    """Does for `systemctl` what systemd does on a web server, with the rendered units."""
+    """Does for `systemctl` what systemd does on the hosts, with the rendered units."""
 
-    def __init__(self, path: Path, site: RenderedSite) -> None:
-        self.instances = list(site.instances.values())
+    def __init__(self, path: Path, site: "Site") -> None:
+        self.instances = list(site.running.instances.values())
+        production = site.production
+        self.databases = {"all": production.primary, "db2": production.standby}
         super().__init__(str(path), _Order)
 
 
 class _Order(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        action, *units = self.rfile.readline().decode().split()
+        host, action, *units = self.rfile.readline().decode().split()
         try:
             for unit in units:
-                instance = self.server.instances[int(unit.rpartition("@")[2]) - 1]
+                if unit.startswith("postgresql@"):
+                    program = self.server.databases[host]
+                else:
+                    program = self.server.instances[int(unit.rpartition("@")[2]) - 1]
                 if action in ("stop", "restart"):
-                    instance.stop(timeout=60)
+                    program.stop()
                 if action in ("start", "restart"):
-                    instance.start()
+                    program.start()
             answer = "done"
         except Exception as error:
             answer = repr(error)
@@ -83,9 +98,12 @@ class _Order(socketserver.StreamRequestHandler):
 
 
 class Site:
-    """The production of the tests, served: two instances, Squid, HAProxy; and its folder."""
+    """The production of the tests, served: two instances, Squid, HAProxy; and its folder.
 
-    def __init__(self, production: Production, folder: Path) -> None:
+    :param database: more of the section [postgresql] and other sections
+    """
+
+    def __init__(self, production: Production, folder: Path, *, database: str = "") -> None:
         self.production = production
         self.folder = folder
         folder.mkdir()
@@ -100,9 +118,12 @@ class Site:
             configuration=production.instance.directory,
             postgresql=production.primary.port,
             virtualenv=link,
+            address=production.hosts[0],
             site_keys='options = {"hasite-probe-deadline" = 20}',
-            more=_MORE.format(
+            more=database
+            + _MORE.format(
                 folder=folder,
+                primary=production.hosts[0],
                 port=production.primary.port,
                 other=production.other.port,
                 virtualenv=production.virtualenv,
@@ -125,6 +146,7 @@ class Site:
         """Write what a host has."""
         (self.folder / "bin").mkdir()
         first = next(iter(self.running.instances.values()))
+        production = self.production
         kept = ("PATH", "PYTHONUNBUFFERED", "CW_PORT", "CW_PID_FILE", "CW_HASITE_MANAGEMENT_PORT")
         exports = "".join(
             f"export {key}={shlex.quote(value)}\n"
@@ -132,7 +154,15 @@ class Site:
             if key not in kept
         )
         scripts = {
-            "on": _ON.format(socket=self.running.haproxy.socket, root=root, folder=self.folder),
+            "on": _ON.format(
+                socket=self.running.haproxy.socket,
+                root=root,
+                folder=self.folder,
+                superuser=production.primary.user,
+                primary=production.hosts[0],
+                standby=production.hosts[1],
+            ),
+            "bin/su": _SU,
             "bin/systemctl": _SYSTEMCTL.format(folder=self.folder),
             "bin/site-ctl": f'#!/bin/sh\n{exports}exec {link}/bin/cubicweb-ctl "$@"\n',
         }
@@ -178,16 +208,22 @@ class Site:
         )
 
 
-@pytest.fixture
-def site(production: Production, server_directory: Callable[[str], Path]) -> Iterator[Site]:
-    """The production, served by its former version."""
-    site = Site(production, server_directory("site"))
+@contextmanager
+def served(site: Site) -> Iterator[Site]:
+    """Serve a site by its former version."""
     with site.running:
         wait_until(lambda: len(site.running.in_service()) == 2, "instances", timeout=60)
-        with Init(site.folder / "init", site.running) as init:
+        with Init(site.folder / "init", site) as init:
             threading.Thread(target=init.serve_forever, daemon=True).start()
             yield site
             init.shutdown()
+
+
+@pytest.fixture
+def site(production: Production, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    """The production, served by its former version."""
+    with served(Site(production, server_directory("site"))) as site:
+        yield site
 
 
 def release(folder: Path, migration: str = "") -> None:
@@ -206,19 +242,9 @@ PAGES = ["", "news", "news", "data/cubicweb.css"]
 REHEARSE, UPGRADE, JOURNAL = command_blocks("docs/upgrade.md")
 
 
-def commands(markdown: str) -> list[tuple[str, str, bool]]:
-    """Return the commands of a runbook: what is run, what it prints, whether it is repeated."""
-    found = re.findall(
-        r"^```shell\n(.*?)\n```\n\n(?:(It prints|Repeat it).*?:\n\n((?:    .*\n)+))?",
-        markdown,
-        re.M,
-    )
-    return [(line, textwrap.dedent(text).strip(), how == "Repeat it") for line, how, text in found]
-
-
 def by_hand(site: Site, markdown: str) -> None:
     """Do what somebody does who has only the runbook."""
-    done = commands(markdown)
+    done = runbook.commands(markdown)
     assert done
     for line, printed, repeated in done:
         wanted = printed.splitlines()
@@ -258,7 +284,7 @@ def test_stopped_by_hand(site: Site) -> None:
         [
             "pg_restore",
             "-h",
-            "127.0.0.1",
+            site.production.hosts[0],
             "-p",
             port,
             "-U",

@@ -7,8 +7,7 @@ from datetime import datetime
 from cubicweb_hasite import names
 from cubicweb_hasite.deploy.site import Site
 from cubicweb_hasite.restorations import repository
-from cubicweb_hasite.upgrades.host_commands import Command, HostCommands, quote
-from cubicweb_hasite.upgrades.production import Stage
+from cubicweb_hasite.upgrades.host_commands import Command, HostCommands, Stage, quote
 
 #: seconds for which is waited until standbys follow the restored primary
 _STANDBYS = 3600

@@ -6,8 +6,8 @@ but its owner and superusers.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,6 +222,24 @@ def create(server: Server, name: str, mark: str, *, template: str = "template0")
         query(connection, comment.format(identifier, sql.Literal(_MARK + mark)))
         query(connection, sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(identifier))
         query(connection, sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(identifier))
+
+
+@contextmanager
+def written_to_by_nobody(server: Server, name: str) -> Iterator[None]:
+    """Let new connections to a copy only read, as on a standby, while the block runs.
+
+    :raises UpgradeError: the server is lost.
+    """
+    identifier = sql.Identifier(name)
+    setting = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
+    with closing(server.connect()) as connection:
+        query(connection, setting.format(identifier))
+    try:
+        yield
+    finally:
+        reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only")
+        with closing(server.connect()) as connection:
+            query(connection, reset.format(identifier))
 
 
 def drop(server: Server, name: str, mark: str) -> None:

@@ -10,14 +10,12 @@ from pathlib import Path
 from cubicweb_hasite.deploy.load import SiteFile
 from cubicweb_hasite.upgrades import Refused, UpgradeError, packages, silences, state
 from cubicweb_hasite.upgrades.console import Console, duration
-from cubicweb_hasite.upgrades.host_commands import Command
-from cubicweb_hasite.upgrades.production import Plan, Stage
+from cubicweb_hasite.upgrades.host_commands import Command, Stage
+from cubicweb_hasite.upgrades.production import DONE, Plan
 from cubicweb_hasite.upgrades.state import State
 
 #: in the folder of the rehearsal: the output of the commands
 LOG = "upgrade.log"
-#: in the folder of the rehearsal: the titles of the stages that are done
-DONE = "upgrade.json"
 
 
 def check(site_file: SiteFile, folder: Path) -> State:
@@ -79,8 +77,8 @@ def upgrade(
     done: list[str] = json.loads(done_path.read_text()) if done_path.exists() else []
     site, comment = site_file.site, f"upgrade of {rehearsal.site} by {rehearsal.id}"
     stages = Plan(site, rehearsal).stages()
-    rolling = rehearsal.verdict == "rolling"
-    with silences.silenced(site, rehearsal.site, comment, console.say, rolling=rolling):
+    verdict = rehearsal.verdict
+    with silences.silenced(site, rehearsal.site, comment, console.say, verdict=verdict):
         for number, stage in enumerate(stages, 1):
             title = f"{number}/{len(stages)} {stage.title}"
             if stage.title in done:

@@ -95,6 +95,16 @@ class Upgraded:
 
 
 @dataclass
+class ReadOnly:
+    """The running version on a copy that cannot be written to.
+
+    :param against: reasons why visitors cannot read pages during the upgrade
+    """
+
+    against: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Findings:
     """The findings of all steps."""
 
@@ -103,3 +113,4 @@ class Findings:
     restore: Restored = field(default_factory=Restored)
     packages: Packaged = field(default_factory=Packaged)
     upgrade: Upgraded = field(default_factory=Upgraded)
+    read_only: ReadOnly = field(default_factory=ReadOnly)

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cubicweb_hasite.deploy import tables
 from cubicweb_hasite.deploy.site import Check, Instance, Site
@@ -30,6 +30,20 @@ class Command:
     prints: str = ""
     retry_seconds: int = 0
     took: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that belong together.
+
+    :param back: what to do if one fails
+    :param note: what the operator has to know
+    """
+
+    title: str
+    back: str
+    commands: list[Command] = field(default_factory=list)
+    note: str = ""
 
 
 class HostCommands:
@@ -84,6 +98,11 @@ class HostCommands:
         line = f"curl -s http://{self._management(instance)}/readyz"
         return self._waiting(instance.host, line, "ServiceOK : ready")
 
+    def reads_only(self, instance: Instance) -> Command:
+        """Return the command that waits until an instance reads one standby alone."""
+        line = f"curl -s http://{self._management(instance)}/readyz | cut -d, -f1"
+        return self._waiting(instance.host, line, "ServiceOK : reads only")
+
     def check(self, instance: Instance, check: Check) -> Iterator[Command]:
         """Yield the commands that make a check of the site file."""
         header = quote(f"Host: {self.site.sites[self.name].host}")
@@ -114,7 +133,12 @@ class HostCommands:
         return self._waiting(balancer, line, f"{server}{wanted}")
 
     def _waiting(self, host: str, line: str, wanted: str) -> Command:
-        return Command(self.on(host, line), prints=wanted, retry_seconds=_RETRY_SECONDS)
+        return waiting(self.on(host, line), wanted)
+
+
+def waiting(line: str, wanted: str) -> Command:
+    """Return a command that is repeated until it prints some lines."""
+    return Command(line, prints=wanted, retry_seconds=_RETRY_SECONDS)
 
 
 def quote(text: str) -> str:

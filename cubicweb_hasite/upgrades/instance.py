@@ -119,6 +119,7 @@ class RehearsalInstance:
             "CW_DB_NAME": self._database,
             "CW_DB_USER": parameters["user"],
             "CW_DB_EXTRA_ARGUMENTS": " ".join(extra),
+            "CW_HASITE_STANDBY_HOSTS": "",
             # it sends nothing to anybody
             "CW_HASITE_PURGE_URLS": "",
             # nor does it change what a bucket has
@@ -219,9 +220,11 @@ class RehearsalInstance:
             if not (old and monitor == "version"):
                 result += self._problem(Check(path=path), management=True)
         result += self._problem(Check(path="/readyz"), management=True)
-        for check in self.site.upgrade.checks:
-            result += self._problem(check)
-        return result
+        return result + self.page_problems()
+
+    def page_problems(self) -> list[str]:
+        """Make the checks of the site file; return what is wrong."""
+        return [problem for check in self.site.upgrade.checks for problem in self._problem(check)]
 
     def _problem(self, check: Check, *, management: bool = False) -> list[str]:
         try:

@@ -64,8 +64,13 @@ class Rehearsal:
         (self.state.folder / ".gitignore").write_text("/work/\n/wheels/\n")
         self.state.verdict = ""
         self._runner.run(self._actions(), estimates)
-        against = self.state.findings.upgrade.against_rolling
-        self.state.verdict = "stopped" if against else "rolling"
+        found = self.state.findings
+        if not found.upgrade.against_rolling:
+            self.state.verdict = "rolling"
+        elif self._standby_may_be_left and not found.read_only.against:
+            self.state.verdict = "read-only"
+        else:
+            self.state.verdict = "stopped"
         self.state.finished = now()
         self.state.save()
 
@@ -81,6 +86,8 @@ class Rehearsal:
         yield Action("restore", self.restore)
         yield Action("packages", self.packages, inputs=self._requirements_digest)
         yield Action("upgrade", self.upgrade, inputs=lambda: self.site_file.digest)
+        if self.state.findings.upgrade.against_rolling and self._standby_may_be_left:
+            yield Action("read only", self.read_only)
 
     def _reconnect(self) -> None:
         """Make sure that production and the server of the copies answer, and are the same.
@@ -183,17 +190,31 @@ class Rehearsal:
     def upgrade(self, bar: Bar) -> None:
         """Upgrade a copy of the copy, and try both versions on it."""
         self._create(self.upgraded, template=self.base)
-        trial.Trial(
+        self._trial(self.upgraded).run(bar, after_deadlock=self._runner.deadlock)
+
+    def read_only(self, _bar: Bar) -> None:
+        """Try the running version on the copy as it was, which it may only read."""
+        copies.assert_ours(self.server, self.base, self.mark)
+        with copies.written_to_by_nobody(self.server, self.base):
+            self._trial(self.base).try_read_only()
+
+    # what they need
+
+    def _trial(self, database: str) -> trial.Trial:
+        return trial.Trial(
             self.site_file,
             self.settings,
             self.state,
             self.programs,
             self.server,
-            self.upgraded,
+            database,
             self.work.absolute(),
-        ).run(bar, after_deadlock=self._runner.deadlock)
+        )
 
-    # what they need
+    @property
+    def _standby_may_be_left(self) -> bool:
+        """Whether visitors can read from a standby while the primary is upgraded."""
+        return self.site.postgresql.read_standbys and len(self.site.database) > 1
 
     def _copier(self, bar: Bar) -> copies.Copier:
         tables = self.state.findings.copy.tables

@@ -70,6 +70,7 @@ def _context(site_file: SiteFile, state: State) -> dict[str, Any]:
         "max_age": site.upgrade.max_age_hours,
         "total": sum(step.seconds for step in state.steps.values()),
         "interruption": duration(upgrade.upgrade_seconds + instance),
+        "refused": duration(upgrade.upgrade_seconds + count * instance),
         "plan_time": duration(1.5 * (installation + upgrade.upgrade_seconds + count * instance)),
         "steps": _steps(state),
         "versions": _versions(state) if upgrade.versions_after else [],

@@ -23,6 +23,8 @@ RESTARTS = (
     "HasiteVersionsDiffer",
     "InstanceOutOfService",
 )
+#: what is so too while instances may only read, from a standby that replays nothing
+READ_ONLY = ("HasiteDatabaseUnavailable", "ReplicationLag")
 #: what an interruption causes too
 INTERRUPTION = (
     "HasiteErrors",
@@ -40,7 +42,7 @@ _TIMEOUT = 30
 
 @contextmanager
 def silenced(
-    site: Site, name: str, comment: str, say: Callable[[str], None], *, rolling: bool
+    site: Site, name: str, comment: str, say: Callable[[str], None], *, verdict: str
 ) -> Iterator[None]:
     """Silence the alerts that an upgrade causes, until it is over or has failed.
 
@@ -49,9 +51,9 @@ def silenced(
     :param name: name of the site that is upgraded
     :param comment: what is read at Alertmanager
     :param say: is told what was done, and what could not be done
-    :param rolling: whether visitors are to notice nothing
+    :param verdict: that of the rehearsal: what visitors notice
     """
-    made = _make(site, name, comment, say, rolling) if site.alerts else None
+    made = _make(site, name, comment, say, verdict) if site.alerts else None
     try:
         yield
     finally:
@@ -71,13 +73,15 @@ def _hours(time: timedelta) -> str:
 
 
 def _make(
-    site: Site, name: str, comment: str, say: Callable[[str], None], rolling: bool
+    site: Site, name: str, comment: str, say: Callable[[str], None], verdict: str
 ) -> tuple[str, str] | None:
     """Return the host where a silence was made, and its identity."""
     now = datetime.now(UTC)
-    alerts: tuple[str, ...] = RESTARTS if rolling else RESTARTS + INTERRUPTION
-    if not rolling and len(site.sites) == 1:
-        alerts += ALL_SITES
+    alerts: tuple[str, ...] = RESTARTS
+    if verdict == "read-only":
+        alerts += READ_ONLY
+    elif verdict == "stopped":
+        alerts += INTERRUPTION + (ALL_SITES if len(site.sites) == 1 else ())
     # a label that an alert has not got is empty; another site's are told
     matched = {"alertname": "|".join(alerts), "site": f"{name}|", "proxy": f"{name}|"}
     silence = {

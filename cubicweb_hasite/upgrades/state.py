@@ -46,7 +46,7 @@ class State:
     created: str
     findings: Findings
     steps: dict[str, Step] = field(default_factory=dict)
-    verdict: Literal["", "rolling", "stopped", "failed"] = ""
+    verdict: Literal["", "rolling", "read-only", "stopped", "failed"] = ""
     finished: str = ""
     failures: list[str] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class State:
     @property
     def passed(self) -> bool:
         """Whether production can be upgraded by it."""
-        return self.verdict in ("rolling", "stopped")
+        return self.verdict in ("rolling", "read-only", "stopped")
 
     @property
     def age_hours(self) -> float:

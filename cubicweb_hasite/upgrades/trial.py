@@ -46,7 +46,8 @@ class Trial:
         self.programs = programs
         self.server = server
         self.database = database
-        self.found = state.findings.upgrade = Upgraded(site_file=site_file.digest)
+        self.state = state
+        self.digest = site_file.digest
         self.configuration = configuration(self.site, settings)
         running = Path(settings.virtualenv or self.site.instances.virtualenv)
 
@@ -65,6 +66,7 @@ class Trial:
             and the running version, which is left out this time
         :raises UpgradeError: the upgrade failed, or the new version is not healthy.
         """
+        self.found = self.state.findings.upgrade = Upgraded(site_file=self.digest)
         for instance in [self.old, self.new]:
             instance.prepare(self.configuration)
         self.found.versions_before = self._versions_in_database()
@@ -86,6 +88,22 @@ class Trial:
             if old_runs:
                 self._try_both()
         against += self._against(sampler)
+
+    def try_read_only(self) -> None:
+        """Visit the running version, on a copy that it may only read; the findings tell how.
+
+        :raises UpgradeError: its configuration cannot be copied.
+        """
+        against = self.state.findings.read_only.against = []
+        self.old.prepare(self.configuration)
+        if not self.site.upgrade.checks:
+            against.append("no page is checked: list some in upgrade.checks")
+        try:
+            self.old.ctl(self.programs, "hasite-read-only", "--undo", self.name)
+            with self.old.running(self.programs):
+                against += self.old.page_problems()
+        except (UpgradeError, OSError) as error:
+            against.append(f"the running version, of {self.old.virtualenv}: {error}")
 
     def _start_old(self, stack: ExitStack) -> bool:
         """Start the running version; return whether it can be tried."""

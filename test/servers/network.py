@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Self
@@ -62,6 +62,22 @@ class Host:
     def scan(self, targets: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Return for addresses and TCP ports whether they are `open`, `refused` or `silent`."""
         return {(address, port): state for address, port, state in self.probe("scan", [*targets])}
+
+
+@contextmanager
+def local_addresses(*addresses: str) -> Iterator[None]:
+    """Let this machine have more addresses while the block runs, which it alone reaches."""
+    for address in addresses:
+        _on_loopback("replace", address)
+    try:
+        yield
+    finally:
+        for address in addresses:
+            _on_loopback("delete", address)
+
+
+def _on_loopback(action: str, address: str) -> None:
+    subprocess.run(["ip", "address", action, f"{address}/32", "dev", "lo"], check=True)
 
 
 class Network:

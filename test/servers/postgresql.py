@@ -131,6 +131,9 @@ class PostgreSQL(Server):
                 group=self._account,
                 extra_groups=[] if self._account else None,
             )
+            if self._primary is None and not self.host.startswith("127."):
+                for database in ("all", "replication"):
+                    self._write_hba(f"host {database} all samehost trust")
         self._process.spawn(self.is_ready)
 
     def _make_cluster(self) -> list[str]:
@@ -189,9 +192,12 @@ class PostgreSQL(Server):
 
     def trust(self, networks: str) -> None:
         """Let who connects from these networks, such as `samehost`, need no password."""
-        hba = self.directory / "cluster" / "pg_hba.conf"
-        hba.write_text(f"{hba.read_text()}host all all {networks} trust\n")
+        self._write_hba(f"host all all {networks} trust")
         os.kill(self._process.pid, signal.SIGHUP)
+
+    def _write_hba(self, line: str) -> None:
+        with (self.directory / "cluster" / "pg_hba.conf").open("a") as hba:
+            hba.write(f"{line}\n")
 
     def demote(self) -> None:
         """Restart the server as a standby, which can only be read."""

@@ -27,13 +27,14 @@ from servers.support import (
 
 _SITE = """\
 [hosts.all]
-address = "127.0.0.1"
+address = "{address}"
+management_address = "127.0.0.1"
 roles = ["balancer", "web", "database"]
 processors = 2
 memory = 1
 
 [sites.{name}]
-url = "http://127.0.0.1:{http}/"
+url = "http://{address}:{http}/"
 cache_port = {cache}
 apache_port = {apache}
 instance_port = {instance}
@@ -70,6 +71,7 @@ def site_file(
     postgresql: int,
     site_keys: str = "",
     virtualenv: str | Path = sys.prefix,
+    address: str = "127.0.0.1",
     more: str = "",
 ) -> tuple[str, dict[str, int]]:
     """Return a site file for one host, on free ports of loopback, and these ports.
@@ -80,6 +82,7 @@ def site_file(
     :param postgresql: port of PostgreSQL
     :param site_keys: other keys of the site, in TOML
     :param virtualenv: the Python environment of the instances
+    :param address: that of the host, of loopback
     :param more: other sections
     """
     names = (
@@ -98,6 +101,7 @@ def site_file(
     text = _SITE.format(
         name=name,
         virtualenv=virtualenv,
+        address=address,
         more=more,
         configuration=configuration,
         postgresql=postgresql,
@@ -163,6 +167,8 @@ class RenderedHAProxy(ServerProcess, Server):
         log, socket = "log stdout format raw local0", f"stats socket {self.socket} level admin"
         own.write_text(f"global\n    {log}\n    {socket}\n")
         site = root / "etc/haproxy/hasite.cfg"
+        #: the address where it listens
+        self.host = re.search(rf"(?m)^ +bind (\S+):{port}\b", site.read_text())[1]
         program = find_program("haproxy", "haproxy")
         super().__init__(
             [program, "-db", "-f", str(own), "-f", str(site)], directory / "haproxy.log"
@@ -170,7 +176,7 @@ class RenderedHAProxy(ServerProcess, Server):
 
     def start(self) -> None:
         """Start HAProxy and wait until it listens."""
-        self.spawn(lambda: listens(self.port))
+        self.spawn(lambda: listens(self.port, self.host))
 
 
 class RenderedSquid(ServerProcess, Server):
@@ -182,6 +188,8 @@ class RenderedSquid(ServerProcess, Server):
         account = system_user("proxy")
         give(folder, account)
         self.name = f"hasite{port}"
+        conf = (root / "etc/squid/hasite.conf").read_text()
+        self._host = re.search(rf"(?m)^http_port (\S+):{port}\b", conf)[1]
         own = folder / "squid.conf"
         own.write_text(
             f"include {root}/etc/squid/hasite.conf\n"
@@ -200,7 +208,7 @@ class RenderedSquid(ServerProcess, Server):
 
     def start(self) -> None:
         """Start Squid and wait until it listens."""
-        self.spawn(lambda: listens(self.port))
+        self.spawn(lambda: listens(self.port, self._host))
 
     def kill(self) -> None:
         """Kill Squid."""
@@ -266,7 +274,6 @@ class RenderedSite(Server):
     """
 
     def __init__(self, root: Path, site: str, ports: dict[str, int], directory: Path) -> None:
-        self.url = f"http://127.0.0.1:{ports['http']}/"
         self.statistics = f"http://127.0.0.1:{ports['statistics']}/"
         directory.mkdir()
         directory.chmod(0o755)
@@ -287,6 +294,7 @@ class RenderedSite(Server):
         if apache:
             self._programs.append(RenderedApache(root, ports["apache"], directory))
         self.haproxy = RenderedHAProxy(root, ports["http"], directory)
+        self.url = f"http://{self.haproxy.host}:{self.haproxy.port}/"
         self._programs += [self._cache, self.haproxy]
 
     def start(self) -> None:

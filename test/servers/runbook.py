@@ -83,3 +83,16 @@ def blocks(runbook: str, number: int) -> Iterator[Block]:
         *_, start = re.finditer(r"(?m)^(?:(\d+)\. |[^\s`])", text[: found.start("indent")])
         step = int(start[1] or 0)
         yield Block(" ".join(found["before"].split()), textwrap.dedent(found["text"]), step)
+
+
+def commands(markdown: str) -> list[tuple[str, str, bool]]:
+    """Return the commands of the report of a rehearsal.
+
+    :return: of each what is run, what it prints, and whether it is repeated until it does
+    """
+    found = re.findall(
+        r"^```shell\n(.*?)\n```\n\n(?:(It prints|Repeat it).*?:\n\n((?:    .*\n)+))?",
+        markdown,
+        re.M,
+    )
+    return [(line, textwrap.dedent(text).strip(), how == "Repeat it") for line, how, text in found]
