@@ -69,6 +69,7 @@ def test_every_document_is_tested() -> None:
         "docs/uwsgi.md",
         "docs/containers.md",  # by container/
         "docs/database.md",  # by test_eids.py
+        "docs/standbys.md",  # by test_read_only.py
         "docs/upgrade.md",  # by test_upgrade.py
     }
     assert with_commands <= tested
