@@ -174,7 +174,7 @@ def test_order_outlives_a_restart(site: Site) -> None:
     later = site.process(ready=False)
     wait_until(lambda: state(later) != "ready", "the order to be seen")
     path = next(site.instance.directory.glob("**/*.read-only"))
-    path.write_text(path.read_text().replace("hasite: ", "hasite: 9."))
+    path.write_text(path.read_text().replace("cubicweb-hasite ", "cubicweb-hasite 9."))
     for each in (process, later):
         wait_until(lambda p=each: state(p) == "ready", "the order to be ignored")
 

@@ -6,8 +6,8 @@ from cubicweb import ExecutionError
 from cubicweb.cwconfig import CubicWebConfiguration
 from cubicweb.toolsutils import Command
 
+from cubicweb_hasite import versions
 from cubicweb_hasite.commands import instance_config
-from cubicweb_hasite.operations import read_only
 
 
 class CubesCommand(Command):
@@ -46,24 +46,18 @@ class CubesCommand(Command):
         print(f"installed: {argument}")
 
 
-def bootstrap(config: CubicWebConfiguration) -> None:
-    """Load the cubes of an instance.
-
-    :raises ExecutionError: one of them is not installed.
-    """
-    try:
-        config.bootstrap_cubes()
-    except Exception as error:  # of the import of the cube
-        raise ExecutionError(f"a cube of {config.appid} cannot be used here: {error}") from error
-
-
 def installed(config: CubicWebConfiguration) -> str:
     """Return the installed versions of CubicWeb and of the cubes of an instance.
 
     :raises ExecutionError: one of the cubes is not installed.
     """
-    bootstrap(config)
-    return read_only.running(config)
+    found = {"cubicweb": str(config.cubicweb_version())}
+    try:
+        config.bootstrap_cubes()
+        found |= {cube: str(config.cube_version(cube)) for cube in config.cubes()}
+    except Exception as error:  # of the import of the cube
+        raise ExecutionError(f"a cube of {config.appid} cannot be used here: {error}") from error
+    return versions.write(found)
 
 
 def _name(cube: str) -> str:

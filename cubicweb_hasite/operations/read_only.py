@@ -2,15 +2,18 @@
 
 An upgrade that cannot be rolling changes the primary meanwhile: visitors read what the standby
 held before. The order is a file in the directory where CubicWeb keeps its pid files, on each host.
-It names the versions for which it is: a process of another version, such as the upgraded one,
-ignores it.
+It names the packages of CubicWeb for which it is: a process that runs other versions, such as the
+upgraded ones, ignores it.
 """
 
+import re
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cubicweb.cwconfig import CubicWebConfiguration
 
-from cubicweb_hasite import versions
+# CubicWeb and its cubes, those too that are installed and not part of the instance
+_OURS = re.compile("cubicweb([-_]|$)", re.IGNORECASE)
 
 
 def order_path(config: CubicWebConfiguration) -> Path:
@@ -18,14 +21,16 @@ def order_path(config: CubicWebConfiguration) -> Path:
     return Path(config.default_pid_file()).with_name(f"{config.appid}.read-only")
 
 
-def running(config: CubicWebConfiguration) -> str:
-    """Return the versions of CubicWeb and of the cubes of an instance in this process."""
-    found = {cube: str(config.cube_version(cube)) for cube in config.cubes()}
-    return versions.write({"cubicweb": str(config.cubicweb_version()), **found})
+def running() -> str:
+    """Return the packages of CubicWeb that this process runs, if it has just started."""
+    found = {
+        f"{each.name} {each.version}" for each in distributions() if _OURS.match(each.name or "")
+    }
+    return ", ".join(sorted(found))
 
 
 def order(config: CubicWebConfiguration, standby: str | None) -> None:
-    """Let the processes of this version on this host read one standby alone.
+    """Let the processes of these packages on this host read one standby alone.
 
     :param standby: an entry of the option `hasite-standby-hosts`; None: they read and write again
     :raises ValueError: it is no such entry.
@@ -44,18 +49,18 @@ def order(config: CubicWebConfiguration, standby: str | None) -> None:
         raise ValueError(f"no standby {standby!r}; give one of: {', '.join(known)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}-new")
-    new.write_text(f"{standby}\n{running(config)}\n")
+    new.write_text(f"{standby}\n{running()}\n")
     new.replace(path)
 
 
-def ordered(path: Path, running: str) -> str:
+def ordered(path: Path, packages: str) -> str:
     """Return the standby that is to be read alone, empty if nothing is ordered. Never raises.
 
     :param path: that of :func:`order_path`
-    :param running: what :func:`running` has returned in this process
+    :param packages: what :func:`running` has returned when this process started
     """
     try:
-        standby, versions_meant = path.read_text().splitlines()
+        standby, meant = path.read_text().splitlines()
     except (OSError, ValueError):
         return ""
-    return standby if versions_meant == running else ""
+    return standby if meant == packages else ""

@@ -23,7 +23,7 @@ class Closing:
 
     def __init__(self, config: CubicWebConfiguration) -> None:
         self._path = read_only.order_path(config)
-        self._running = read_only.running(config)
+        self._running = read_only.running()
         self._lock = threading.Lock()
         self._writers = 0
         self._ordered = ""
