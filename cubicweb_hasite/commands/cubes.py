@@ -46,18 +46,25 @@ class CubesCommand(Command):
         print(f"installed: {argument}")
 
 
+def bootstrap(config: CubicWebConfiguration) -> None:
+    """Load the cubes of an instance, whose options are known then.
+
+    :raises ExecutionError: one of them is not installed.
+    """
+    try:
+        config.bootstrap_cubes()
+    except Exception as error:  # of the import of the cube
+        raise ExecutionError(f"a cube of {config.appid} cannot be used here: {error}") from error
+
+
 def installed(config: CubicWebConfiguration) -> str:
     """Return the installed versions of CubicWeb and of the cubes of an instance.
 
     :raises ExecutionError: one of the cubes is not installed.
     """
-    found = {"cubicweb": str(config.cubicweb_version())}
-    try:
-        config.bootstrap_cubes()
-        found |= {cube: str(config.cube_version(cube)) for cube in config.cubes()}
-    except Exception as error:  # of the import of the cube
-        raise ExecutionError(f"a cube of {config.appid} cannot be used here: {error}") from error
-    return versions.write(found)
+    bootstrap(config)
+    found = {cube: str(config.cube_version(cube)) for cube in config.cubes()}
+    return versions.write({"cubicweb": str(config.cubicweb_version()), **found})
 
 
 def _name(cube: str) -> str:

@@ -152,8 +152,8 @@ class ReadOnlyCommand(Command):
 
     Visitors who only read notice nothing; forms are refused with 503. /readyz says `reads only`
     once the standby holds all that was written. It is about the processes on this host, also if
-    they are restarted, as long as CubicWeb and its cubes have the same versions. So the primary can
-    be upgraded meanwhile, even if the running version could not work with it.
+    they are restarted, as long as CubicWeb and its cubes have the same versions. So the primary
+    can be upgraded meanwhile, even if the running version could not work with it.
 
     <instance>
       identifier of the instance.
@@ -183,6 +183,8 @@ class ReadOnlyCommand(Command):
         config = instance_config(name)
         standby = given[0] if given else None
         try:
+            if standby:
+                cubes.bootstrap(config)
             read_only.order(config, standby)
         except (OSError, ValueError) as error:
             raise ExecutionError(f"hasite-read-only: {error}") from error
