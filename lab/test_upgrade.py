@@ -46,7 +46,7 @@ sql("LOCK TABLE cw_news IN ACCESS EXCLUSIVE MODE")
 sql("SELECT pg_sleep(60)")
 sql("ALTER TABLE cw_file DROP COLUMN cw_title")
 commit()
-assert not os.path.exists("/root/fail"), "half-way"
+assert not os.path.exists("/srv/fail"), "half-way"
 """
 
 
@@ -221,7 +221,7 @@ def test_read_only_upgrade(
     verdict, rehearsal = _rehearse(site, preproduction, tmp_path, _LOCKS)
     assert verdict == "read-only", (rehearsal / "report.md").read_text()
     first = site.with_role("web")[0]
-    first.write("/root/fail", "")
+    first.write("/srv/fail", "")
     before = _contents(site)
     with Traffic(site, tmp_path / "failing", anonymous=16, users=4, viewers=4, pause=2) as traffic:
         traffic.run(5)
@@ -248,7 +248,7 @@ def test_read_only_upgrade(
     assert _contents(site) == before
     assert f"{CUBE}: {OLD}" in _version(site)
 
-    first.run("rm /root/fail")
+    first.run("rm /srv/fail")
     [block] = runbook.blocks(site.runbook, 6)
     site.administrator.carry_out(block)
     site.wait_until_well()
