@@ -172,7 +172,7 @@ def test_order_outlives_a_restart(site: Site) -> None:
     visitors(process)
     begin(site, 0, process)
     later = site.process(ready=False)
-    wait_until(lambda: state(later) != "ready", "the order to be seen")
+    wait_until(lambda: state(later) == "reads only", "the order to be seen")
     path = next(site.instance.directory.glob("**/*.read-only"))
     path.write_text(path.read_text().replace("cubicweb-hasite ", "cubicweb-hasite 9."))
     for each in (process, later):

@@ -26,9 +26,9 @@ class Closing:
         self._running = read_only.running()
         self._lock = threading.Lock()
         self._writers = 0
-        self._ordered = ""
+        self._ordered = read_only.ordered(self._path, self._running)
         # since when nothing is written, of `time.monotonic`; None: a request may still write
-        self._closed: float | None = None
+        self._closed: float | None = 0.0 if self._ordered else None
         #: the entry of the standby that alone is read; empty: all that are fresh, and the primary
         self.only = ""
 
@@ -48,7 +48,7 @@ class Closing:
         """Look at what is ordered now, and do the next step.
 
         :param fresh: returns the time, of `time.monotonic`, by which a standby holds all that was
-            committed; 0: that is not known
+            committed; 0: that is not known; negative: there is no such standby
         """
         ordered = read_only.ordered(self._path, self._running)
         with self._lock:

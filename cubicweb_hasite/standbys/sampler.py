@@ -120,10 +120,10 @@ class Sampler(threading.Thread):
         sample, now = standby.node.sample, time.monotonic()
         if sample is None or now - sample.answered > nodes.DEADLINE + 2 * INTERVAL:
             return "lost"
-        if not sample.recovering:
-            return "promoted"
         if only := self.closing.only:
             return "" if standby is self._entries[only] else "other"
+        if not sample.recovering:
+            return "promoted"
         if sample.origin is None or sample.origin != self._origin:
             return "timeline"
         if standby.diverged:
@@ -244,7 +244,9 @@ class Sampler(threading.Thread):
             self._primary_losses = losses
             if not self.primary_up and self.serves:
                 self.on_loss(None)
-        self.closing.obey(lambda entry: self._entries[entry].fresh)
+        self.closing.obey(
+            lambda entry: self._entries[entry].fresh if entry in self._entries else -1
+        )
         with self._changed:
             self._changed.notify_all()
 

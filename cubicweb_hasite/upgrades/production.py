@@ -272,7 +272,7 @@ class Plan:
         before = versions.parse(self.found.versions_before)
         text = versions.monitor_text(before, before)
         commands = [Command(line) for line in [*links, self._forget]]
-        commands += [*left.become_primary(), *self._write_again()]
+        commands += [*left.become_primary(), *self._write_again(), *left.be_led()]
         for instance in self.instances:
             commands += self._restart(instance, text)
         following = ""

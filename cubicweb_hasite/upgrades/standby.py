@@ -92,14 +92,17 @@ class LeftStandby:
         resets = " ".join(f"-c {quote(f'ALTER SYSTEM RESET {name}')}" for name in _SETTINGS)
         yield self._psql(resets)
         yield self._sql("SELECT pg_reload_conf()", "t")
-        if patroni:
+
+    def be_led(self) -> Iterator[Command]:
+        """Yield the commands that let Patroni take over, after `become_primary`."""
+        if self._site.patroni:
             yield Command(self._on("systemctl start patroni"))
             leader = f"grep -o {quote(f'{self.name} .* Leader')} | cut -d' ' -f1"
             yield waiting(self._on(f"{_PATRONICTL} list | {leader}"), self.name)
             yield from self._end_maintenance()
 
     def be_followed(self) -> Iterator[Command]:
-        """Yield the commands that make the other nodes its standbys, after `become_primary`."""
+        """Yield the commands that make the other nodes its standbys, after `be_led`."""
         for node in self._nodes[:-1]:
             yield Command(self._on("systemctl start patroni", node))
         count = str(len(self._nodes) - 1)
