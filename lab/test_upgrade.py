@@ -222,9 +222,9 @@ def test_read_only_upgrade(
     assert verdict == "read-only", (rehearsal / "report.md").read_text()
     first = site.with_role("web")[0]
     first.write("/srv/fail", "")
-    before = _contents(site)
     with Traffic(site, tmp_path / "failing", anonymous=16, users=4, viewers=4, pause=2) as traffic:
-        traffic.run(5)
+        traffic.run(10)  # users have logged in
+        before = _contents(site)
         result = _upgrade(rehearsal)
         assert result.returncode == 1, result.stdout
         assert "half-way" in result.stdout
