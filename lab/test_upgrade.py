@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,36 @@ assert not os.path.exists("/srv/fail"), "half-way"
 """
 
 
+@contextmanager
+def _as_before(site: Site) -> Iterator[None]:
+    """Let the site have its database and its environment again at the end of the block."""
+    database = site.primary().run("cd /; su postgres -c 'pg_dump mysite'", timeout=120)
+    web = site.with_role("web")
+    links = [host.run("readlink /opt/cubicweb").strip() for host in web]
+    yield
+    for host, link in zip(web, links, strict=True):
+        host.run(f"systemctl stop 'cubicweb-*'; ln -sfn {link} /opt/cubicweb", timeout=120)
+    site.primary().run(
+        "cd /; su postgres -c 'dropdb --force mysite && "
+        "createdb --owner=mysite --template=template0 mysite && psql --quiet mysite'",
+        stdin=database,
+        timeout=120,
+    )
+    # as after the restoration of any backup: chapter 5 of the runbook
+    web[0].run("mysite-ctl hasite-advance-eids mysite", timeout=120)
+    for host in web:
+        host.run("systemctl restart squid cubicweb-mysite@1 cubicweb-mysite@2", timeout=300)
+
+
 @pytest.fixture
-def former(site: Site, tmp_path: Path) -> Site:
+def former(site: Site, tmp_path: Path) -> Iterator[Site]:
     """The site, with the former release of the cube and its entities."""
+    with _as_before(site):
+        _install_former(site, tmp_path)
+        yield site
+
+
+def _install_former(site: Site, tmp_path: Path) -> None:
     package = cube(tmp_path / OLD, OLD, depends=True)
     for host in site.with_role("web"):
         _copy(host, package, "/root")
@@ -68,7 +96,6 @@ def former(site: Site, tmp_path: Path) -> Site:
     for host in site.with_role("web"):
         host.run("systemctl restart cubicweb-mysite@1 cubicweb-mysite@2", timeout=300)
     site.wait_until_well()
-    return site
 
 
 def _copy(host: Host, file: Path, folder: str) -> None:
@@ -89,8 +116,7 @@ def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
             site.administrator.carry_out(block)
         yield host
     finally:
-        host.power_off()
-        del site.lab.hosts["preprod"]
+        host.remove()
 
 
 def _give_folder(site: Site, host: Host, tmp_path: Path, migration: str) -> None:
