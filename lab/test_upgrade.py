@@ -197,6 +197,17 @@ def _give_up(rehearsal: Path) -> None:
             assert is_done(), line
 
 
+def _switch_over(site: Site) -> None:
+    """Let another node be the primary: chapter 6, once a standby is synchronous."""
+    old = site.primary()
+    listed = "patronictl -c /etc/patroni/config.yml list"
+    wait_until(lambda: "Sync Standby" in old.run(listed), "a synchronous standby")
+    [block] = runbook.blocks(site.runbook, 6)
+    site.administrator.carry_out(block)
+    wait_until(lambda: site.primary() not in (None, old), "another primary")
+    site.wait_until_well()
+
+
 def _version(site: Site) -> str:
     first = site.with_role("web")[0]
     return first.run("curl -s 'http://10.0.0.21:9081/view?vid=monitor_version'")
@@ -275,9 +286,7 @@ def test_read_only_upgrade(
     assert f"{CUBE}: {OLD}" in _version(site)
 
     first.run("rm /srv/fail")
-    [block] = runbook.blocks(site.runbook, 6)
-    site.administrator.carry_out(block)
-    site.wait_until_well()
+    _switch_over(site)
     with Traffic(
         site, tmp_path / "visitors", anonymous=16, users=4, viewers=4, editors=2, pause=2
     ) as traffic:
