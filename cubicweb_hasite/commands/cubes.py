@@ -54,7 +54,7 @@ def bootstrap(config: CubicWebConfiguration) -> None:
     try:
         config.bootstrap_cubes()
     except Exception as error:  # of the import of the cube
-        raise ExecutionError(f"a cube of {config.appid} cannot be used here: {error}") from error
+        raise _unusable(config, error) from error
 
 
 def installed(config: CubicWebConfiguration) -> str:
@@ -63,8 +63,16 @@ def installed(config: CubicWebConfiguration) -> str:
     :raises ExecutionError: one of the cubes is not installed.
     """
     bootstrap(config)
-    found = {cube: str(config.cube_version(cube)) for cube in config.cubes()}
-    return versions.write({"cubicweb": str(config.cubicweb_version()), **found})
+    found = {"cubicweb": str(config.cubicweb_version())}
+    try:
+        found |= {cube: str(config.cube_version(cube)) for cube in config.cubes()}
+    except Exception as error:
+        raise _unusable(config, error) from error
+    return versions.write(found)
+
+
+def _unusable(config: CubicWebConfiguration, error: Exception) -> ExecutionError:
+    return ExecutionError(f"a cube of {config.appid} cannot be used here: {error}")
 
 
 def _name(cube: str) -> str:

@@ -33,12 +33,11 @@ class Plan:
         self.state = state
         self.found = state.findings.upgrade
         self.rolling = state.verdict == "rolling"
-        self.read_only = state.verdict == "read-only"
-        #: whether instances serve during the migration, if only to read
-        self.serving = self.rolling or self.read_only
         self.name = state.site
         self.hosts = HostCommands(site, state.site)
-        self.left = LeftStandby(site, self.hosts) if self.read_only else None
+        self.left = LeftStandby(site, self.hosts) if state.verdict == "read-only" else None
+        #: whether instances serve during the migration, if only to read
+        self.serving = self.rolling or self.left is not None
         self.instances = site.instances_of(site=state.site)
         self.first = next(iter(site.web))
         self.link = site.instances.virtualenv
