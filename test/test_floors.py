@@ -25,8 +25,9 @@ FLOORS = (
     {"images", "database", "coherence"},
     {"monitoring"},
     {"responses"},
-    {"caches", "operations", "sessions", "storages"},
+    {"caches", "sessions", "storages"},
     {"standbys"},
+    {"operations"},
     {
         "names",
         "parts",
