@@ -37,17 +37,19 @@ address = "10.0.0.51"
 """
 
 
-#: a migration that locks a table for a minute, and takes away what the running version needs
+#: a migration that locks tables for a minute, and takes away meanwhile what both versions need
 _LOCKS = """
 import os
 add_attribute("News", "summary")
 add_cube("tag")
+sql("ALTER TABLE cw_file RENAME COLUMN cw_title TO cw_away")
 commit()
-sql("LOCK TABLE cw_news IN ACCESS EXCLUSIVE MODE")
+sql("LOCK TABLE cw_news, cw_file IN ACCESS EXCLUSIVE MODE")
 sql("SELECT pg_sleep(60)")
-sql("ALTER TABLE cw_file DROP COLUMN cw_title")
 commit()
 assert not os.path.exists("/srv/fail"), "half-way"
+sql("ALTER TABLE cw_file RENAME COLUMN cw_away TO cw_title")
+commit()
 """
 
 
@@ -117,6 +119,7 @@ def preproduction(former: Site, tmp_path: Path) -> Iterator[Host]:
         yield host
     finally:
         host.remove()
+        site.sql("DROP ROLE IF EXISTS rehearsal")
 
 
 def _give_folder(site: Site, host: Host, tmp_path: Path, migration: str) -> None:
