@@ -293,10 +293,14 @@ class Site:
         return [int(line) for line in self.sql(query).splitlines()]
 
     def sql(self, query: str, *, database: str = "mysite") -> str:
-        """Run SQL on the primary, and return what `psql -At` prints."""
+        """Run SQL on the primary, and return what `psql -At` prints.
+
+        :raises Failed: a statement failed.
+        """
         primary = self.primary()
         assert primary is not None, "no primary"
-        return primary.run(f"su postgres -c 'psql -AtX {database}'", stdin=query).strip()
+        psql = "psql -AtX -v ON_ERROR_STOP=1"
+        return primary.run(f"su postgres -c '{psql} {database}'", stdin=query).strip()
 
 
 def make_wheels() -> None:
