@@ -15,7 +15,7 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW, INGRESS
 
-from cubicweb_hasite import names, options, parts, paths, responses, upstream
+from cubicweb_hasite import names, options, parts, paths, responses, upstream, upstream_lists
 from cubicweb_hasite.caches import pages, policy
 from cubicweb_hasite.coherence import listener, users
 from cubicweb_hasite.database import pool, visiting
@@ -68,6 +68,8 @@ def includeme(config: Configurator) -> None:
 
         upstream_web.print_no_monitors()
         upstream_web.stamp_forms()
+        if instance["hasite-speed-ups"]:
+            upstream_lists.read_lists_at_once()
         if "hasite-remember-source-lines" in speed_ups:
             upstream_web.remember_source_lines()
     config.add_tween(

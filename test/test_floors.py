@@ -21,7 +21,7 @@ FLOORS = (
     {"__init__"},
     {"ccplugin"},
     {"views", "pyramid", "commands", "entities", "replacement"},
-    {"hooks", "rest_roles_web", "upstream", "upstream_web"},
+    {"hooks", "rest_roles_web", "upstream", "upstream_lists", "upstream_web"},
     {"images", "database", "coherence"},
     {"monitoring"},
     {"responses"},

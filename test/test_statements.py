@@ -65,3 +65,30 @@ def test_downloads(process: Process) -> None:
     assert manager.edit(eid, "File", files=BLUE).status_code == 303
     for former in (url, f"file/{eid}/thumb/a.png", f"file/{eid}", f"{eid}"):
         assert answered(301, former) <= 4
+
+
+def test_lists(instance: Instance, process: Process) -> None:
+    """The length of a list makes no difference."""
+    instance.shell(
+        "from cubicweb import Binary\n"
+        "for number in range(30):\n"
+        "    title = 'listed%02d' % number\n"
+        "    cnx.create_entity('File', title=title, data=Binary(title.encode()),"
+        " data_name=title + '.png', data_format='image/png')\n"
+        "\n"
+        "cnx.commit()\n"
+    )
+    visitor = Visitor(process.url)
+
+    def asked(view: str, last: int) -> int:
+        files = f"X is File, X title T, X title >= 'listed00', X title <= 'listed{last:02}'"
+
+        def ask() -> None:
+            response = visitor.get(f"view?rql=Any X,T ORDERBY T WHERE {files}&vid={view}")
+            assert response.status_code == 200
+            assert f"listed{last:02}" in response.text
+
+        return len(statements(ask))
+
+    for view in ("gallery", "sameetypelist", "album", "list", "table"):
+        assert asked(view, 4) == asked(view, 29), view
