@@ -150,9 +150,9 @@ options = (
             "default": True,
             "help": "spare each page what CubicWeb does again and again: finding a line number "
             "for its log, looking up options in the environment, RQL queries for the visitor and "
-            "for each entity of a list, and fetching an entity for its RDF. That is half of the CPU "
-            "time of a page. No: to compare with stock CubicWeb, or to change CW_ variables in a "
-            "running process.",
+            "for each entity of a list, and fetching an entity for its RDF. That is half of the "
+            "CPU time of a page. No: to compare with stock CubicWeb, or to change CW_ variables "
+            "in a running process.",
             "group": "hasite",
             "level": 3,
         },
