@@ -1,7 +1,7 @@
 """Who carries out the runbook on the lab's hosts: its commands are run as they are written."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from hosts import Host, LabError
@@ -35,18 +35,18 @@ class Administrator:
         self._typed = typed
         self._former = Block("", "")
 
-    def carry_out(self, block: Block, *, alone: str = "") -> None:
+    def carry_out(self, block: Block, *, only: Collection[str] = ()) -> None:
         """Do what a block says. What it is said to print, it must print.
 
-        :param alone: a host, for which it is done alone, if at all; what `admin` does is done
+        :param only: the hosts on which it is done, by default all; what `admin` does is done
         :raises LabError: a command failed, or printed something else, or it is not said on which
             host it is run.
         """
         former, self._former = self._former, block
         text = _WORDS.sub(lambda word: self.words.get(word[0], word[0]), block.text)
         hosts = self._hosts_of(former if block.is_file else block)
-        if alone:
-            hosts = [host for host in hosts if host.name in (alone, ADMIN)]
+        if only:
+            hosts = [host for host in hosts if host.name in {*only, ADMIN}]
         if block.is_file:
             for host in hosts:
                 host.run(f"cat > {former.text.split()[-1]}", stdin=text)

@@ -83,6 +83,6 @@ def test_switchover(site: Site, traffic: Traffic, results: Results) -> None:
 @pytest.mark.long
 def test_backup(site: Site) -> None:
     """Chapter 2, step 1."""
-    host = site.with_role("database")[0]
-    host.run("systemctl start hasite-backup")
-    assert "is a verified backup" in host.run("journalctl -u hasite-backup -n 5")
+    [block] = [block for block in runbook.blocks(site.runbook, 2) if block.step == 1]
+    assert block.prints == ["is a verified backup"]
+    site.administrator.carry_out(block)

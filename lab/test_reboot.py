@@ -21,7 +21,7 @@ def failed_units(host: Host) -> str:
     return host.run("systemctl --failed --no-legend --plain")
 
 
-@pytest.mark.parametrize("role", ["balancer", "web", "database", "monitoring"])
+@pytest.mark.parametrize("role", ["balancer", "web", "database", "backup", "monitoring"])
 def test_reboot(site: Site, traffic: Traffic, results: Results, role: str) -> None:
     traffic.run(3)
     active, primary = site.active_balancer(), site.primary()

@@ -162,9 +162,9 @@ def test_table_opens_something(site: Site) -> None:
     assert site.opened(second, address[second], "web1") == {81, 82}
     assert site.opened(ADMINISTRATOR, address[ADMINISTRATOR], "db1") == {22}
     assert site.opened(VISITOR, address[VISITOR], "db1") == set()
-    if site.model.backup:
-        assert site.opened("db2", address["db2"], "store") == {8432}
-        assert 8432 in site.opened("store", address["store"], "db1")
+    for store in site.model.backup_hosts:
+        assert site.opened("db2", address["db2"], store) == {8432}
+        assert 8432 in site.opened(store, address[store], "db1")
         assert 8432 not in site.opened("db2", address["db2"], "db1")
 
 

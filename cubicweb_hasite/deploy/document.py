@@ -12,9 +12,9 @@ from cubicweb_hasite.deploy.site import Section, Site
 
 _INTRODUCTION = """\
 A site of CubicWeb that stays up: two balancers, two web servers of two processors, three database
-nodes, monitoring. `cubicweb-ctl hasite-render site.toml out/` writes the configuration of all the
-hosts from it. A part that your site has not, such as [apache], is left out by leaving its section
-out. Keys that are commented out show their default."""
+nodes, a host for their backups, monitoring. `cubicweb-ctl hasite-render site.toml out/` writes the
+configuration of all the hosts from it. A part that your site has not, such as [apache], is left
+out by leaving its section out. Keys that are commented out show their default."""
 
 # What the example gives; all else is shown with its default.
 _EXAMPLE: dict[str, Any] = {
@@ -27,6 +27,7 @@ _EXAMPLE: dict[str, Any] = {
         "db2": {"address": "10.0.0.32", "roles": ["database"], "memory": 8},
         "db3": {"address": "10.0.0.33", "roles": ["database"], "memory": 8},
         "monitor": {"address": "10.0.0.41", "roles": ["monitoring"]},
+        "backup": {"address": "10.0.0.61", "roles": ["backup"]},
     },
     "sites": {
         "mysite": {
@@ -42,6 +43,7 @@ _EXAMPLE: dict[str, Any] = {
     "instances": {},
     "postgresql": {"synchronous": True, "read_standbys": True},
     "patroni": {},
+    "backup": {},
     "prometheus": {},
     "alerts": {
         "mail_to": ["night@example.org"],
