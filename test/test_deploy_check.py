@@ -22,6 +22,7 @@ PROGRAMS = {
     "nft": ("nftables", "/usr/sbin", "*/etc/hasite/firewall.nft"),
     "nagios4": ("nagios4-core", "/usr/sbin", "*/etc/nagios4/*"),
     "patroni": ("patroni", "/usr/bin", "*/etc/patroni/*"),
+    "pgbackrest": ("pgbackrest", "/usr/bin", "*/etc/pgbackrest/*"),
     "prometheus-blackbox-exporter": (
         "prometheus-blackbox-exporter",
         "/usr/bin",
@@ -55,7 +56,8 @@ MISTAKES = {
     "web1/usr/local/sbin/mysite-ctl": ("set +a", "set +a; ("),
     "web1/usr/local/share/hasite/check_storage.py": ("if found:", "if found"),
     "db1/etc/patroni/config.yml": ("ttl: 20", "ttl: twenty"),
-    "db1/etc/systemd/system/hasite-backup.timer": ("02:00:00", "26:00:00"),
+    "backup/etc/pgbackrest/pgbackrest.conf": ("pg3-host-type=tls", "pg3-host-type=t"),
+    "backup/etc/systemd/system/hasite-backup.timer": ("02:00:00", "26:00:00"),
     "monitor/etc/prometheus/prometheus.yml": ("scrape_configs", "scrapes"),
     "monitor/etc/prometheus/hasite/haproxy.rules.yml": ("expr: ", "exprs: "),
     "monitor/etc/prometheus/alertmanager.yml": ("receiver: people", "receiver: person"),
@@ -144,7 +146,6 @@ def test_mistakes_are_found(example: Path, tmp_path: Path) -> None:  # noqa: F81
     [
         ("varnish", "web1/etc/varnish/hasite.vcl", "sub vcl_recv", "sub vcl_rcv"),
         ("no_apache", "db1/etc/postgresql/15/main/conf.d/hasite.conf", "port = ", "prt = "),
-        ("backup", "store/etc/pgbackrest/pgbackrest.conf", "pg3-host-type=tls", "pg3-host-type=t"),
         ("backup", "store/etc/pgbackrest/pgbackrest.conf", "-auth=10.0.0.32=", "-auth="),
         ("backup", "store/etc/pgbackrest/beside.conf", "process-max=3", "process-max=many"),
         ("backup", "store/etc/pgbackrest/beside.conf", "lock-path=", "lock-pth="),
@@ -162,11 +163,11 @@ def test_mistakes_of_other_sites(name: str, path: str, old: str, new: str, tmp_p
 
 
 def test_script_that_cannot_be_executed(example: Path, tmp_path: Path) -> None:  # noqa: F811
-    pattern = "db1/*hasite-backup*"
+    pattern = "backup/*hasite-backup*"
     folder = copy_files(example / "out", [pattern], tmp_path / "copy")
-    (folder / "db1/usr/local/sbin/hasite-backup").chmod(0o644)
+    (folder / "backup/usr/local/sbin/hasite-backup").chmod(0o644)
     results = {result.path: result for result in check.check(folder)}
-    unit = results["db1/etc/systemd/system/hasite-backup.service"]
+    unit = results["backup/etc/systemd/system/hasite-backup.service"]
     assert unit.verdict == "WRONG"
     assert "hasite-backup is not executable" in unit.detail
 

@@ -9,6 +9,7 @@ from cubicweb_hasite.deploy.programs import Answer, Host, examine_file
 # Errors 27 to 39 are those of its options, by pgBackRest's src/build/error/error.yaml; it says the
 # rest of a file for an option that it does not know, with a warning.
 _WRONG = re.compile(r"ERROR: \[0(2[789]|3\d)\]|WARN: configuration file contains")
+_ERROR = re.compile(r"ERROR: \[\d+\]")
 _RIGHT = """\
 [global]
 tls-server-address=192.0.2.1
@@ -48,18 +49,16 @@ def pgbackrest(host: Host, path: Path) -> str:
             commands = [
                 [*stanza, f"--repo1-path={nothing}", f"--pg1-path={nothing}", "restore"],
             ]
-        lines = [
-            line
-            for arguments in commands
-            for line in host.run(
-                "pgbackrest",
-                f"--config={file}",
-                *arguments,
-                env={"PGBACKREST_REPO1_CIPHER_PASS": "none"},
-            ).lines
-            if _WRONG.search(line)
-        ]
-        return Answer(bool(lines), list(dict.fromkeys(lines)))
+        wrong = [line for arguments in commands for line in run(file, arguments)]
+        return Answer(bool(wrong), list(dict.fromkeys(wrong)))
+
+    def run(file: Path, arguments: list[str]) -> list[str]:
+        words = [f"--config={file}", *arguments]
+        lines = host.run("pgbackrest", *words, env={"PGBACKREST_REPO1_CIPHER_PASS": "none"}).lines
+        if not any(map(_ERROR.search, lines)):
+            # it does not say why it went no further: it does not work here
+            return lines or ["pgbackrest says nothing"]
+        return list(filter(_WRONG.search, lines))
 
     examine_file(host, path, ask, _RIGHT)
     return "pgbackrest, options alone"
