@@ -29,13 +29,18 @@ _REPOSITORY = "/var/lib/pgbackrest/backup/hasite"
 _EDITORS = {"anonymous": 4, "users": 1, "editors": 7, "viewers": 2, "pause": 1}
 #: flips a bit in the middle of the largest file of the last full backup; twice, it is as before
 _DAMAGE = f"""
-import pathlib
-bundles = pathlib.Path("{_REPOSITORY}").glob("*F/bundle/*")
-last = max(path.parent for path in bundles)
-largest = max(last.iterdir(), key=lambda path: path.stat().st_size)
-content = bytearray(largest.read_bytes())
-content[len(content) // 2] ^= 1
-largest.write_bytes(content)
+set -eu
+last=$(ls -d {_REPOSITORY}/*F/bundle | tail -n 1)
+largest=$(ls -S "$last"/* | head -n 1)
+perl -e '
+    open(my $file, "+<", $ARGV[0]) or die $!;
+    my $middle = int((-s $file) / 2);
+    seek($file, $middle, 0);
+    read($file, my $byte, 1);
+    seek($file, $middle, 0);
+    print $file $byte ^ chr(1);
+    close($file) or die $!;
+' "$largest"
 """
 
 
@@ -130,14 +135,13 @@ def test_damaged_backup(site: Site) -> None:
     [host] = site.with_role("backup")
     test = "systemctl start hasite-test-restoration"
     host.run(test, timeout=300)
-    host.write("/tmp/damage.py", _DAMAGE)
-    host.run("python3 /tmp/damage.py")
+    host.run(_DAMAGE)
     try:
         assert not host.succeeds(test, timeout=300)
         name = "RestorationTestFailed"
         wait_until(lambda: alert(site, name, host.name) == "firing", name, timeout=180)
     finally:
-        host.run("python3 /tmp/damage.py")
+        host.run(_DAMAGE)
     host.run(test, timeout=300)
     wait_until(lambda: not alert(site, name, host.name), f"end of {name}", timeout=120)
 
