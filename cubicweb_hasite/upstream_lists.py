@@ -38,14 +38,14 @@ def _complete(
     skip_bytes: bool = True,
     skip_pwd: bool = True,
 ) -> None:
-    if attributes is None and not entity._cw_completed:
-        _read_all(entity)
+    if attributes is None and not entity._cw_completed and (eids := _peers(entity)):
+        _read_all(entity, eids)
     _stock_complete(entity, attributes, skip_bytes, skip_pwd)
 
 
 def _attr_value(entity: Entity, name: str) -> Any:
-    if name not in entity.cw_attr_cache and _is_small(entity, name):
-        _read(entity, [name], [])
+    if name not in entity.cw_attr_cache and (eids := _peers(entity)) and _is_small(entity, name):
+        _read(entity, eids, [name], [])
     return _stock_attr_value(entity, name)
 
 
@@ -58,42 +58,42 @@ def _is_small(entity: Entity, name: str) -> bool:
     )
 
 
-def _peers(entity: Entity) -> list[Entity]:
-    """Return the entities of the same type around an entity of a list; none if it is alone."""
+def _peers(entity: Entity) -> set[int]:
+    """Return the eids of an entity and those of its type around it in a list; none if alone."""
     rset, row, col = entity.cw_rset, entity.cw_row, entity.cw_col
     method = getattr(entity._cw, "http_method", None)  # which only requests of visitors have
     if rset is None or len(rset) < 2 or method is None or method() not in ("GET", "HEAD"):
-        return []
+        return set()
     first = row - row % ROWS  # so that each is read once, in whatever order they are asked for
-    return [
-        rset.get_entity(each, col)
+    eids = {
+        rset.get_entity(each, col).eid  # which is then of this result set, not of that of _read
         for each in range(first, min(first + ROWS, len(rset)))
         if rset.description[each][col] == entity.cw_etype
         and rset.rows[each][col] is not None  # of an optional relation
-    ]
+    }
+    return eids if len(eids) > 1 else set()
 
 
-def _read_all(entity: Entity) -> None:
+def _read_all(entity: Entity, eids: set[int]) -> None:
     """Read what `Entity.complete` reads."""
     known = set(entity.cw_attr_cache)
     attributes = list(entity._cw_to_complete_attributes())
     # it has put None for what the user may not read
     hidden = entity.cw_attr_cache.keys() - known
     relations = [relation.type for relation, _role in entity._cw_to_complete_relations()]
-    for peer in _read(entity, attributes, relations):
+    for peer in _read(entity, eids, attributes, relations):
         for name in hidden:
             peer.cw_attr_cache.setdefault(name, None)
         peer._cw_completed = True
 
 
-def _read(entity: Entity, attributes: list[str], relations: list[str]) -> list[Entity]:
-    """Read attributes, and relations to one entity at most, of an entity and its peers.
+def _read(
+    entity: Entity, eids: set[int], attributes: list[str], relations: list[str]
+) -> list[Entity]:
+    """Read attributes, and relations to one entity at most, of entities of one type.
 
     Those that the user may not read are left as they were.
     """
-    eids = {peer.eid for peer in _peers(entity)}
-    if len(eids) < 2:
-        return []
     variables = rqlvar_maker()
     main = next(variables)
     selected, restrictions = [main], [f"{main} is {entity.cw_etype}"]
